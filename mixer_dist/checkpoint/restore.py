@@ -1,0 +1,196 @@
+"""Restoring: find the newest checkpoint that verifies, then read just the ranges a rank needs."""
+
+import hashlib
+import json
+import logging
+import struct
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixer_dist import distributed
+from mixer_dist.checkpoint.layout import (
+    MANIFEST_NAME,
+    CheckpointManifest,
+    FileEntry,
+    checkpoint_step,
+    piece_key,
+)
+from mixer_dist.config import parse
+from mixer_dist.errors import CheckpointError, ConfigError, MissingError, MixerError, StorageError
+from mixer_dist.run_dir import RunDir
+from mixer_dist.storage import Storage, join
+
+FP32_BYTES = 4
+HASH_BYTES = 16 * 2**20  # read at a time when a file is verified
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed checkpoint."""
+
+    url: str
+    manifest: CheckpointManifest
+
+
+def read_checkpoint(storage: Storage, url: str) -> Checkpoint:
+    """The checkpoint at a URL; MissingError where none is committed, CheckpointError if damaged."""
+    location = join(url, MANIFEST_NAME)
+    try:
+        tree = json.loads(storage.read(location))
+        return Checkpoint(url, parse(CheckpointManifest, tree, location))
+    except MissingError:
+        raise MissingError(f"no checkpoint at {url}: it has no {MANIFEST_NAME}") from None
+    except (ValueError, ConfigError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{url} has a damaged manifest: {reason}") from None
+
+
+def list_checkpoints(storage: Storage, run_dir: RunDir) -> tuple[list[Checkpoint], list[str]]:
+    """Committed checkpoints, newest first, and one line for each folder that holds none."""
+    found: list[Checkpoint] = []
+    problems: list[str] = []
+    for name in storage.names(run_dir.checkpoints):
+        if checkpoint_step(name) is None:
+            continue
+        try:
+            found.append(read_checkpoint(storage, join(run_dir.checkpoints, name)))
+        except (MissingError, CheckpointError) as error:
+            problems.append(str(error))
+    found.sort(key=lambda c: (c.manifest.attempt, c.manifest.step), reverse=True)
+    return found, problems
+
+
+def newest_verified(storage: Storage, run_dir: RunDir) -> Checkpoint | None:
+    """The newest checkpoint whose every byte is right. All ranks must call this.
+
+    Walks back over torn and damaged ones, naming each.
+    """
+    logger = logging.getLogger(__name__)
+    urls: list[str] = []
+    if distributed.is_main():
+        checkpoints, problems = list_checkpoints(storage, run_dir)
+        urls = [checkpoint.url for checkpoint in checkpoints]
+        for problem in problems:
+            logger.warning("passed over: %s", problem)
+    for url in distributed.share(urls):
+        checkpoint = read_checkpoint(storage, url)
+        problems = verify(storage, checkpoint)
+        if not problems:
+            return checkpoint
+        if distributed.is_main():
+            logger.warning("passed over: %s: %s", url, "; ".join(problems))
+    return None
+
+
+def verify(storage: Storage, checkpoint: Checkpoint) -> list[str]:
+    """What is wrong with a checkpoint's files, hashed once over all ranks. All ranks must call."""
+    mine = checkpoint.manifest.files[distributed.rank() :: distributed.world_size()]
+    problems = [p for entry in mine if (p := file_problem(storage, checkpoint.url, entry))]
+    return [problem for of_rank in distributed.gather(problems) for problem in of_rank]
+
+
+def file_problem(storage: Storage, url: str, entry: FileEntry) -> str | None:
+    """Why a file is not the one that the manifest names, or None."""
+    location = join(url, entry.name)
+    try:
+        num_bytes = storage.size(location)
+        if num_bytes != entry.num_bytes:
+            return f"{entry.name} has {num_bytes} bytes, expected {entry.num_bytes}"
+        if _sha256(storage, location, num_bytes) != entry.sha256:
+            return f"{entry.name} does not have its SHA-256: bytes were changed"
+    except (MissingError, StorageError) as error:
+        return str(error)
+    return None
+
+
+def _sha256(storage: Storage, location: str, num_bytes: int) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, num_bytes, HASH_BYTES):
+        digest.update(storage.read_range(location, start, min(start + HASH_BYTES, num_bytes)))
+    return digest.hexdigest()
+
+
+def check_same_model(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """ConfigError where a checkpoint's parameters are not the model's."""
+    theirs = checkpoint.manifest.shapes
+    for fqn in sorted(theirs.keys() | shapes.keys()):
+        if theirs.get(fqn) != shapes.get(fqn):
+            raise ConfigError(
+                f"{checkpoint.url} holds another model: {fqn} is {theirs.get(fqn, 'not there')} "
+                f"in it and {shapes.get(fqn, 'not there')} in the config; "
+                "choose another run_dir or the config it was made with"
+            )
+
+
+class PieceReader:
+    """Ranges of a checkpoint's tensors, read as byte ranges of its files."""
+
+    def __init__(self, storage: Storage, checkpoint: Checkpoint) -> None:
+        self._storage = storage
+        self._checkpoint = checkpoint
+        self._headers: dict[str, tuple[int, dict[str, Any]]] = {}
+
+    def __call__(self, name: str, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) of a tensor such as `exp_avg.head.bias`, 1-D fp32."""
+        kind, fqn = name.split(".", 1)
+        entry = self._checkpoint.manifest.parameters[fqn]
+        first = bisect_right(entry.cuts, start) - 1
+        result = torch.empty(stop - start)
+        for part in range(first, len(entry.files)):
+            begin, end = entry.cuts[part], entry.cuts[part + 1]
+            if begin >= stop:
+                break
+            low, high = max(start, begin), min(stop, end)
+            file = self._checkpoint.manifest.files[entry.files[part]].name
+            key = piece_key(kind, fqn, begin)
+            result[low - start : high - start] = self._elements(
+                file, key, low - begin, high - begin
+            )
+        return result
+
+    def _elements(self, file: str, key: str, start: int, stop: int) -> Tensor:
+        base, header = self._header(file)
+        offset = base + header[key]["data_offsets"][0]
+        location = join(self._checkpoint.url, file)
+        data = self._storage.read_range(
+            location, offset + FP32_BYTES * start, offset + FP32_BYTES * stop
+        )
+        return torch.frombuffer(bytearray(data), dtype=torch.float32)
+
+    def _header(self, file: str) -> tuple[int, dict[str, Any]]:
+        """Where the data of a safetensors file begins, and its JSON header."""
+        if file not in self._headers:
+            location = join(self._checkpoint.url, file)
+            (length,) = struct.unpack("<Q", self._storage.read_range(location, 0, 8))
+            text = self._storage.read_range(location, 8, 8 + length)
+            self._headers[file] = (8 + length, json.loads(text))
+        return self._headers[file]
+
+
+def full_tensors(storage: Storage, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Every parameter whole, in fp32: what evaluation and export need, without the moments."""
+    read = PieceReader(storage, checkpoint)
+    return {
+        fqn: read(f"param.{fqn}", 0, entry.cuts[-1]).view(entry.shape)
+        for fqn, entry in checkpoint.manifest.parameters.items()
+    }
+
+
+def verified(storage: Storage, url: str) -> Checkpoint:
+    """The checkpoint at a URL, every byte checked; CheckpointError. All ranks must call this."""
+    checkpoint = read_checkpoint(storage, url)
+    if problems := verify(storage, checkpoint):
+        raise CheckpointError(f"{url} is damaged: {'; '.join(problems)}")
+    return checkpoint
+
+
+def agree_on_restore(error: MixerError | None) -> None:
+    """CheckpointError on every rank where any failed to read. All ranks must call this."""
+    failures = [text for text in distributed.gather(str(error) if error else None) if text]
+    if failures:
+        raise CheckpointError(f"not restored: {failures[0]}") from error

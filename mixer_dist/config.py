@@ -1,0 +1,318 @@
+"""The typed configuration of a run: YAML file < `key.path=value` overrides, checked once, frozen.
+
+Nothing else in the package reads YAML. Importing this module does not import torch, so that a
+wrong configuration is answered at once.
+"""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import ConfigDict as PydanticConfig
+
+from mixer_dist.errors import ConfigError
+from mixer_dist.yaml_tree import apply_override, read_yaml
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Variant = Literal["S/32", "S/16", "B/32", "B/16", "L/32", "L/16", "H/14"]
+EngineName = Literal["single", "ddp", "fsdp", "zero1", "zero2"]
+
+
+def _even(value: int) -> int:
+    if isinstance(value, int) and value % 2:
+        raise ValueError("must be even, because mixup mixes pairs of images")
+    return value
+
+
+EvenInt = Annotated[PositiveInt, BeforeValidator(_even)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values never change."""
+
+    model_config = PydanticConfig(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    """A variant of the paper's Table 1, or a Mixer given by its dimensions."""
+
+    variant: Variant | None = None
+    """One of the paper's seven models; the five dimensions below are then not given."""
+    patch_size: PositiveInt | None = None
+    """Side of a patch, in pixels."""
+    hidden_dim: PositiveInt | None = None
+    num_blocks: PositiveInt | None = None
+    tokens_mlp_dim: PositiveInt | None = None
+    channels_mlp_dim: PositiveInt | None = None
+    image_size: PositiveInt = 224
+    """Side of the square training images, in pixels."""
+    num_classes: PositiveInt
+    head_bias: float = 0.0
+    """The classifier's first bias; the official runs use -6.9 (1k) and -10 (21k classes)."""
+    stochastic_depth: Fraction = 0.0
+    """Rate at which the last block's branches are dropped; it grows linearly from 0."""
+
+    def dimensions(self) -> dict[str, int | None]:
+        """The five dimensions as given, None where the variant gives them."""
+        names = ("patch_size", "hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim")
+        return {name: getattr(self, name) for name in names}
+
+    @model_validator(mode="after")
+    def _is_one_model(self) -> "ModelConfig":
+        given = {name: value for name, value in self.dimensions().items() if value is not None}
+        missing = self.dimensions().keys() - given.keys()
+        if self.variant and given:
+            raise ValueError(
+                f"variant {self.variant} fixes {', '.join(sorted(given))}: remove them"
+            )
+        if not self.variant and missing:
+            raise ValueError(
+                f"give a variant ({', '.join(get_args(Variant))}) "
+                f"or also {', '.join(sorted(missing))}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _image_is_whole_patches(self) -> "ModelConfig":
+        patch_px = int(self.variant.split("/")[1]) if self.variant else self.patch_size
+        if patch_px and self.image_size % patch_px:
+            raise ValueError(f"image_size ({self.image_size}) must be a multiple of {patch_px}")
+        return self
+
+
+class DatasetConfig(Section):
+    """One entry of the training data."""
+
+    manifest: str
+    """URL of a manifest.json, as data_tools/shard.py writes it."""
+    repeats: PositiveInt = 1
+    """How often its samples stand in one epoch."""
+
+
+class OrderConfig(Section):
+    """The sample order's shape; what is not given is derived at the first start, then kept."""
+
+    round_samples: PositiveInt | None = None
+    """Positions dealt to all lanes in one round; by default the global batch size."""
+    lanes: PositiveInt | None = None
+    """Independent streams; by default the largest divisor of round_samples up to 512."""
+    chunk_samples: PositiveInt | None = None
+    """Neighbouring samples read in one request; by default about 4 MiB."""
+    window: PositiveInt | None = None
+    """Samples shuffled among each other within a lane; by default one chunk."""
+
+
+class DataConfig(Section):
+    """What is read, and how."""
+
+    train: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
+    """Datasets laid end to end; their classes must agree."""
+    order: OrderConfig = OrderConfig()
+    num_threads: NonNegativeInt = 0
+    """Threads a rank that fetch, decode and augment; 0: one a core this rank may use."""
+    prefetch_batches: PositiveInt = 2
+    """Batches a rank prepares ahead of the training step."""
+    max_bad_fraction: Fraction = 0.001
+    """Share of undecodable samples above which the run stops."""
+    stages: tuple[str, ...] = ()
+    """Dotted names of your own webdataset pipeline stages, run on decoded samples."""
+
+
+class AugmentConfig(Section):
+    """Random changes of the training images."""
+
+    min_crop_area: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """Smallest share of the image that the inception crop keeps; 1 turns cropping off."""
+    flip: bool = True
+    """Mirror every second image, at random."""
+    mixup: Fraction = 0.0
+    """p of the Beta(p, p) that mixes pairs of images; 0 turns mixup off."""
+
+
+class OptimizerConfig(Section):
+    """AdamW as the paper uses it, and its learning-rate schedule."""
+
+    learning_rate: PositiveFloat
+    """The peak, reached after warmup_steps."""
+    warmup_steps: NonNegativeInt = 0
+    decay: Literal["linear", "cosine"] = "linear"
+    end_learning_rate: NonNegativeFloat = 0.0
+    """The learning rate at total_steps."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled, times the learning rate, on weight matrices only."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    epsilon: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradients are scaled down to this global norm."""
+
+
+class EngineConfig(Section):
+    """How the training state lies on the ranks; free to change at every start."""
+
+    name: EngineName = "fsdp"
+    precision: Literal["fp32", "bf16"] = "bf16"
+    reshard_after_forward: bool = False
+    """Under fsdp: free gathered weights between forward and backward, for memory."""
+    timeout_s: PositiveFloat = 600.0
+    """A collective that takes longer ends the run."""
+
+
+class CheckpointConfig(Section):
+    """When training state is saved."""
+
+    every_steps: PositiveInt = 1000
+
+
+class LoggingConfig(Section):
+    """What is shown while a run goes on; metrics.jsonl is always written."""
+
+    every_steps: PositiveInt = 10
+    tensorboard: bool = False
+
+
+class StorageConfig(Section):
+    """Options of one storage place; credentials come from the AWS chain, never from here."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+    checksum: Literal["when_supported", "when_required"] = "when_supported"
+    """Whether checksums of the S3 protocol are demanded; older servers need when_required."""
+
+
+class EvaluationConfig(Section):
+    """One evaluation task."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Results lie at run_dir/evals/<name>/."""
+    kind: Literal["fewshot"]
+    train: str
+    """Manifest whose images give the few examples a class."""
+    test: str
+    """Manifest whose images are classified."""
+    shots: PositiveInt = 5
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    l2: PositiveFloat = 1024.0
+    resize: PositiveInt | None = None
+    """Images become squares of this side before the central crop; by default 8/7 of image_size."""
+
+
+class RunConfig(Section):
+    """A whole run: with the step number it determines images, pixels and weights."""
+
+    run_dir: str
+    """Where the run lives: a directory or an fsspec URL."""
+    seed: NonNegativeInt = 0
+    total_steps: PositiveInt
+    global_batch_size: EvenInt
+    """Images an optimizer step, summed over ranks."""
+    micro_batch_size: EvenInt
+    """Images a rank takes through the model at once, at most; accumulation follows from it."""
+    loss: Literal["sigmoid", "softmax"] = "sigmoid"
+    max_consecutive_skips: PositiveInt = 10
+    """Steps with a non-finite gradient, in a row, after which the run stops."""
+    model: ModelConfig
+    data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig
+    engine: EngineConfig = EngineConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+    storage: dict[str, StorageConfig] = {}
+    """Options by URL prefix, such as "s3://bucket"; the longest prefix that fits holds."""
+    evals: tuple[EvaluationConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "RunConfig":
+        if self.optimizer.warmup_steps >= self.total_steps:
+            raise ValueError(
+                f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) "
+                f"must be below total_steps ({self.total_steps})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _task_names_differ(self) -> "RunConfig":
+        names = [task.name for task in self.evals]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"evals: the name {twice[0]!r} is given twice; results would collide")
+        return self
+
+    @model_validator(mode="after")
+    def _tensorboard_is_local(self) -> "RunConfig":
+        if self.logging.tensorboard and "://" in self.run_dir:
+            raise ValueError(
+                "logging.tensorboard needs a local run_dir; metrics.jsonl goes anywhere"
+            )
+        return self
+
+
+S = TypeVar("S", bound=Section)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read `path`, apply `key.path=value` overrides in order, check everything; ConfigError."""
+    tree = read_yaml(Path(path))
+    for override in overrides:
+        apply_override(override, tree)
+    return parse(RunConfig, tree, str(path))
+
+
+def parse(section: type[S], tree: Any, source: str) -> S:
+    """Check a plain tree against a section; ConfigError lists every problem at once."""
+    try:
+        return section.model_validate(tree)
+    except ValidationError as error:
+        problems = [_explain(section, problem) for problem in error.errors()]
+        raise ConfigError("\n  ".join([f"{source}: {_count(problems)}", *problems])) from None
+
+
+def dump_config(config: Section) -> str:
+    """The configuration as YAML that load_config reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _count(problems: Sequence[str]) -> str:
+    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+
+
+def _explain(section: type[Section], problem: Any) -> str:
+    where = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {_suggest(section, problem['loc'])}"
+    if problem["type"] == "missing":
+        return f"{where}: required, but not given"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    shown = "" if isinstance(given, dict | Section) else f" (given: {given!r})"
+    return f"{where + ': ' if where else ''}{message}{shown}"
+
+
+def _suggest(section: type[Section], loc: Sequence[str | int]) -> str:
+    parent = section
+    for name in loc[:-1]:
+        parent = _section_at(parent, name)
+    known = list(parent.model_fields)
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+
+
+def _section_at(parent: type[Section], name: str | int) -> type[Section]:
+    """The section that a field holds, itself or in a tuple or mapping; an index stays put."""
+    if not isinstance(name, str) or name not in parent.model_fields:
+        return parent
+    todo = [parent.model_fields[name].annotation]
+    while todo:
+        annotation = todo.pop()
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            return annotation
+        todo += get_args(annotation)
+    return parent

@@ -1,0 +1,121 @@
+"""Crops, flips, mixup and stochastic-depth masks, each a pure function of (seed, position).
+
+Images are uint8 (H, W, 3) until they are cropped and resized, then (3, S, S).
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import interpolate
+
+from mixer_dist.data.randomness import Purpose, uniforms
+
+Image = NDArray[np.uint8]
+
+ASPECT_RATIOS = (3 / 4, 4 / 3)
+MAX_ATTEMPTS = 100
+
+
+def inception_crop(
+    height: int, width: int, seed: int, position: int, min_area: float
+) -> tuple[int, int, int, int]:
+    """A random (top, left, height, width), as TensorFlow's sample_distorted_bounding_box draws it.
+
+    The ratio is uniform and then the height, not the area: small crops are likelier than under
+    torchvision's RandomResizedCrop. The whole image where no attempt fits.
+    """
+    for attempt in range(MAX_ATTEMPTS):
+        draws = uniforms(seed, [position], Purpose.CROP, 4 * (attempt + 1))[0, 4 * attempt :]
+        size = _crop_size(height, width, min_area, draws[0], draws[1])
+        if size is not None:
+            top = int(draws[2] * max(1, height - size[0]))  # the last row never starts a crop
+            left = int(draws[3] * max(1, width - size[1]))
+            return top, left, *size
+    return 0, 0, height, width
+
+
+def _crop_size(
+    height: int, width: int, min_area: float, ratio_draw: float, height_draw: float
+) -> tuple[int, int] | None:
+    """Crop (height, width) for two draws, or None where rounding breaks the limits."""
+    low, high = ASPECT_RATIOS
+    ratio = low + ratio_draw * (high - low)
+    least_px, most_px = min_area * height * width, 1.0 * height * width
+    tallest = round(float(np.sqrt(most_px / ratio)))
+    if round(tallest * ratio) > width:
+        tallest = int((width + 0.5 - 1e-7) / ratio)
+    tallest = min(tallest, height)
+    shortest = min(round(float(np.sqrt(least_px / ratio))), tallest)
+    tall = shortest + int(height_draw * (tallest - shortest + 1))
+    if tall * round(tall * ratio) < least_px:
+        tall += 1
+    if tall * round(tall * ratio) > most_px:
+        tall -= 1
+    wide = round(tall * ratio)
+    fits = least_px <= tall * wide <= most_px and 0 < tall <= height and 0 < wide <= width
+    return (tall, wide) if fits else None
+
+
+def is_flipped(seed: int, position: int) -> bool:
+    """Whether this position's image is mirrored: every second one, at random."""
+    return bool(uniforms(seed, [position], Purpose.FLIP, 1)[0, 0] < 0.5)
+
+
+def resized(image: Image, size_px: int) -> torch.Tensor:
+    """An antialiased bilinear resize of (H, W, 3) to (3, size_px, size_px), uint8."""
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    if pixels.shape[1:] == (size_px, size_px):
+        return pixels
+    size = (size_px, size_px)
+    return interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
+
+
+def resized_as_evaluated(image: Image, resize_px: int, crop_px: int) -> torch.Tensor:
+    """Resize to a square and take its centre, as the official evaluation does: (3, crop, crop).
+
+    Bilinear with half-pixel centres, without antialiasing, truncated to uint8: bit for bit what
+    TensorFlow's resize gives.
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    if pixels.shape[1:] != (resize_px, resize_px):
+        floats = pixels[None].to(torch.float32, memory_format=torch.contiguous_format)
+        pixels = interpolate(floats, (resize_px, resize_px), mode="bilinear")[0].to(torch.uint8)
+    edge = (resize_px - crop_px) // 2
+    return pixels[:, edge : edge + crop_px, edge : edge + crop_px]
+
+
+def training_image(
+    image: Image, size_px: int, seed: int, position: int, *, min_crop_area: float, flip: bool
+) -> torch.Tensor:
+    """Crop, resize and flip as training does: (H, W, 3) to (3, size_px, size_px), uint8."""
+    if min_crop_area < 1:
+        height, width, _ = image.shape
+        top, left, height, width = inception_crop(height, width, seed, position, min_crop_area)
+        image = image[top : top + height, left : left + width]
+    pixels = resized(image, size_px)
+    return pixels.flip(-1) if flip and is_flipped(seed, position) else pixels
+
+
+def depth_masks(
+    seed: int, positions: NDArray[np.int64], rates: NDArray[np.float64]
+) -> torch.Tensor:
+    """Which branches each image keeps: (num_blocks, 2, n) of {0, 1}, for rates (num_blocks,)."""
+    draws = uniforms(seed, positions, Purpose.DEPTH, 2 * len(rates))
+    kept = draws.reshape(len(positions), len(rates), 2) >= rates[None, :, None]
+    return torch.from_numpy(kept.transpose(1, 2, 0).astype(np.uint8))
+
+
+def mixup_lambda(seed: int, step: int, p: float) -> float:
+    """The larger share of a mixed pair: max(a, 1 - a) with a drawn from Beta(p, p).
+
+    Jöhnk's method, for p up to 1: two powers of uniforms, until their sum is at most 1.
+    """
+    num_draws = 16
+    while p > 0:
+        pairs = uniforms(seed, [step], Purpose.MIXUP, num_draws).reshape(-1, 2) ** (1 / p)
+        for x, y in pairs:
+            if 0 < x + y <= 1:
+                a = float(x / (x + y))
+                return max(a, 1 - a)
+        num_draws *= 2
+    return 1.0

@@ -1,0 +1,142 @@
+"""Samples' bytes from shards: one range read a chunk of neighbours, every span checked."""
+
+import threading
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from mixer_dist.data.cache import BoundedCache
+from mixer_dist.data.manifest import Dataset, Index, Part, load_index
+from mixer_dist.data.members import BadSampleError
+from mixer_dist.errors import DataError, MissingError
+from mixer_dist.storage import Storage
+
+NUM_READS = 3  # of a span whose CRC is wrong, before the sample counts as damaged
+NUM_READERS = 8  # range reads under way at once
+NUM_INDEXES = 256  # kept in memory, 16 bytes a sample
+
+
+@dataclass(frozen=True)
+class Span:
+    """The bytes of one sample in its shard."""
+
+    shard: int
+    index: int
+    crc32: int
+    data: bytes
+
+
+class ChunkReader:
+    """Reads a dataset laid end to end in chunks of neighbouring samples, and keeps the recent ones.
+
+    Memory stays below `num_chunks` chunks plus the indexes in use.
+    """
+
+    def __init__(
+        self, storage: Storage, dataset: Dataset, chunk_samples: int, num_chunks: int
+    ) -> None:
+        self._storage = storage
+        self._dataset = dataset
+        self._chunk_samples = chunk_samples
+        self._begins = np.concatenate([[0], np.cumsum(dataset.shard_sizes)]).astype(np.int64)
+        self._indexes = BoundedCache(NUM_INDEXES, self._load_index)
+        self._chunks = BoundedCache(num_chunks, self._read_chunk)
+        self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="fetch")
+        self.num_requests = 0
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """End the reading threads."""
+        self._readers.shutdown(wait=True, cancel_futures=True)
+
+    def prefetch(self, sample: int) -> None:
+        """Have the chunk of a sample read in the background."""
+        self._chunks.prefetch(sample // self._chunk_samples, self._readers)
+
+    def span(self, sample: int) -> Span:
+        """The checked bytes of a sample; BadSampleError when its CRC stays wrong."""
+        chunk, offset = divmod(sample, self._chunk_samples)
+        shard, index = self._locate(sample)
+        row = self._row(shard, index)
+        data = self._chunks.get(chunk)[offset]
+        for _ in range(NUM_READS - 1):
+            if _matches(data, row):
+                break
+            data = self._read(self._dataset.parts[shard], int(row["offset"]), int(row["num_bytes"]))
+        if not _matches(data, row):
+            raise BadSampleError(f"CRC wrong in {NUM_READS} reads")
+        return Span(shard, index, int(row["crc32"]), data)
+
+    def neighbours(self, sample: int) -> Iterator[int]:
+        """The sample and then the others of its chunk, cyclically: whom a damaged one falls to."""
+        first = sample // self._chunk_samples * self._chunk_samples
+        size = min(self._chunk_samples, int(self._begins[-1]) - first)
+        return (first + (sample - first + step) % size for step in range(size))
+
+    def place(self, sample: int) -> tuple[int, int, int]:
+        """(shard, index in shard, crc32) of a sample."""
+        shard, index = self._locate(sample)
+        return shard, index, int(self._row(shard, index)["crc32"])
+
+    def shard_name(self, shard: int) -> str:
+        """The URL of a shard."""
+        return self._dataset.parts[shard].url
+
+    def _locate(self, sample: int) -> tuple[int, int]:
+        shard = int(np.searchsorted(self._begins, sample, "right")) - 1
+        return shard, sample - int(self._begins[shard])
+
+    def _row(self, shard: int, index: int) -> np.void:
+        row: np.void = self._indexes.get(shard)[index]
+        return row
+
+    def _load_index(self, shard: int) -> Index:
+        """A shard's index, at first touch; the shard's size then tells whether it was replaced."""
+        part = self._dataset.parts[shard]
+        index = load_index(self._storage, part)
+        try:
+            num_bytes = self._storage.size(part.url)
+        except MissingError as error:
+            raise DataError(f"a shard is missing: {error}") from error
+        if num_bytes != part.shard.num_bytes:
+            raise DataError(
+                f"{part.url} does not match its manifest: expected {part.shard.num_bytes} bytes, "
+                f"found {num_bytes}; shard the dataset anew or restore the file"
+            )
+        return index
+
+    def _read_chunk(self, chunk: int) -> list[bytes]:
+        """The spans of a chunk's samples: one range read, two or more over shard borders."""
+        first = chunk * self._chunk_samples
+        last = min(first + self._chunk_samples, int(self._begins[-1]))
+        spans: list[bytes] = []
+        while first < last:
+            shard, index = self._locate(first)
+            stop = min(int(self._begins[shard + 1]), last)
+            spans += self._read_run(shard, index, index + stop - first)
+            first = stop
+        return spans
+
+    def _read_run(self, shard: int, first: int, stop: int) -> list[bytes]:
+        """The spans [first, stop) of one shard, in one request."""
+        rows = self._indexes.get(shard)[first:stop]
+        begin = int(rows[0]["offset"])
+        length = int(rows[-1]["offset"]) + int(rows[-1]["num_bytes"]) - begin
+        data = self._read(self._dataset.parts[shard], begin, length)
+        starts = [int(row["offset"]) - begin for row in rows]
+        return [data[at : at + int(row["num_bytes"])] for at, row in zip(starts, rows, strict=True)]
+
+    def _read(self, part: Part, offset: int, num_bytes: int) -> bytes:
+        with self._lock:
+            self.num_requests += 1
+        try:
+            return self._storage.read_range(part.url, offset, offset + num_bytes)
+        except MissingError as error:
+            raise DataError(f"a shard has vanished: {error}") from error
+
+
+def _matches(data: bytes, row: np.void) -> bool:
+    return not row["crc32"] or zlib.crc32(data) == row["crc32"]

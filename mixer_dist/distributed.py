@@ -1,0 +1,180 @@
+"""Ranks, their process groups and small collectives; the only reader of the environment."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from mixer_dist.errors import MixerError, PeerError, RefusedError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where this process stands among the processes of a run."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+
+
+def placement(environ: Mapping[str, str] = os.environ) -> Placement:
+    """This process's place as torchrun or srun states it; a plain python process is alone."""
+    if "RANK" in environ:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    elif "SLURM_STEP_NUM_TASKS" in environ:  # only inside srun: sbatch's own shell lacks it
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
+    else:
+        return Placement(0, 1, 0, 1)
+    rank, world_size, local_rank = (int(environ[name]) for name in names[:3])
+    return Placement(rank, world_size, local_rank, int(environ.get(names[3], world_size)))
+
+
+def device() -> torch.device:
+    """The GPU of this rank, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    visible = torch.cuda.device_count()
+    return torch.device("cuda", placement().local_rank % visible)
+
+
+def num_cores() -> int:
+    """Cores this rank may use: those it is bound to, or its share of an unbound node."""
+    bound = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    is_shared = bound == os.cpu_count()
+    return max(1, bound // placement().local_world_size) if is_shared else bound
+
+
+@contextmanager
+def connected(timeout_s: float) -> Iterator[None]:
+    """Join the process group of this run, leave it at the end. All ranks must call this."""
+    place = placement()
+    backend = "gloo"
+    if device().type == "cuda":
+        torch.cuda.set_device(device())
+        backend = "cpu:gloo,cuda:nccl"
+    timeout = timedelta(seconds=timeout_s)
+    if place.world_size == 1:  # needs no port
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+    else:
+        _check_address(place)
+        dist.init_process_group(
+            backend, rank=place.rank, world_size=place.world_size, timeout=timeout
+        )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _check_address(place: Placement) -> None:
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise RefusedError(
+            f"rank {place.rank} of {place.world_size} needs {' and '.join(missing)}: "
+            "start with torchrun, or export them before srun as launchers/ do"
+        )
+
+
+@contextmanager
+def peers_watched() -> Iterator[None]:
+    """Turn the failure of a collective, which means that another rank ended, into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not isinstance(error, dist.DistError) and "gloo" not in text and "NCCL" not in text:
+            raise
+        message = f"rank {rank()} lost another rank, whose message says why: {text.splitlines()[0]}"
+        raise MixerError(message) from error
+
+
+def rank() -> int:
+    """This process's rank; 0 when it is alone."""
+    return dist.get_rank() if dist.is_initialized() else placement().rank
+
+
+def world_size() -> int:
+    """How many ranks train together."""
+    return dist.get_world_size() if dist.is_initialized() else placement().world_size
+
+
+def is_main() -> bool:
+    """Whether this is rank 0, which alone prints and writes what all share."""
+    return rank() == 0
+
+
+def share(value: Any) -> Any:
+    """Rank 0's value (anything JSON holds), on every rank. All ranks must call this."""
+    return gather(value)[0]
+
+
+def on_main(action: Callable[[], Any]) -> Any:
+    """Run an action on rank 0 and give its result (anything JSON holds) or its error to all.
+
+    The other ranks raise PeerError where rank 0 raised. All ranks must call this.
+    """
+    if not is_main():
+        outcome = share(None)
+        if "error" in outcome:
+            raise PeerError(outcome["error"], outcome["exit_code"])
+        return outcome["value"]
+    try:
+        return share({"value": action()})["value"]
+    except MixerError as error:
+        share({"error": str(error), "exit_code": error.exit_code})
+        raise
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's value (anything JSON holds), in rank order. All ranks must call this."""
+    texts: list[Any] = [None] * world_size()
+    if world_size() == 1:
+        return [json.loads(json.dumps(value))]
+    dist.all_gather_object(texts, json.dumps(value))
+    return [json.loads(text) for text in texts]
+
+
+def sum_over_ranks(values: Sequence[float]) -> list[float]:
+    """Elementwise sums in float64. All ranks must call this."""
+    return list(_reduced(torch.tensor(values, dtype=torch.float64)).tolist())
+
+
+def sum_words(words: Sequence[int]) -> list[int]:
+    """Elementwise sums of 64-bit words, modulo 2^64. All ranks must call this."""
+    signed = [word - (1 << 64) if word >> 63 else word for word in words]
+    return [
+        total % (1 << 64) for total in _reduced(torch.tensor(signed, dtype=torch.int64)).tolist()
+    ]
+
+
+def barrier() -> None:
+    """Wait for every rank. All ranks must call this."""
+    _reduced(torch.zeros(1))
+
+
+def _reduced(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum over ranks of a small CPU tensor, through gloo: it never waits for the GPU."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def prepare_deepspeed() -> None:
+    """Have DeepSpeed use what is here, and compile nothing that training never calls."""
+    if device().type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+    from deepspeed.ops import __compatible_ops__
+
+    # init_distributed would build this operator for 100 s; a kill meanwhile leaves a lock on which
+    # every later start hangs.
+    __compatible_ops__["deepspeed_shm_comm"] = False

@@ -1,0 +1,61 @@
+"""Every error a user can meet; `mixer-dist` prints its one line and exits with its `exit_code`.
+
+MixerError                 1  failed while running
+├── RefusedError           2  refused before any work: nothing was written
+│   ├── ConfigError           a key is missing, misspelt or has a value that cannot work
+│   ├── AccessError           storage refuses the credentials
+│   └── MissingError          a file, bucket or checkpoint that is not there
+├── StorageError              storage failed for longer than its deadline
+├── DataError                 a data shard, index or manifest is not what it should be
+├── CheckpointError           a checkpoint is damaged or cannot be written
+├── NumericsError             the loss stayed non-finite
+└── PeerError                 another rank failed and has said why
+"""
+
+
+class MixerError(Exception):
+    """Base of all errors whose message is meant for the user: expected, given, what to do."""
+
+    exit_code = 1
+
+
+class RefusedError(MixerError):
+    """The command was refused before it did anything."""
+
+    exit_code = 2
+
+
+class ConfigError(RefusedError):
+    """The configuration is wrong; the message holds one line a problem."""
+
+
+class AccessError(RefusedError):
+    """Storage knows the place but not these credentials."""
+
+
+class MissingError(RefusedError):
+    """A file, bucket or checkpoint that the command needs does not exist."""
+
+
+class StorageError(MixerError):
+    """Reading or writing kept failing until its deadline."""
+
+
+class DataError(MixerError):
+    """Data do not match their manifest, or too many samples are damaged."""
+
+
+class CheckpointError(MixerError):
+    """A checkpoint is damaged, incomplete or cannot be written."""
+
+
+class NumericsError(MixerError):
+    """Too many steps in a row had a non-finite gradient."""
+
+
+class PeerError(MixerError):
+    """Another rank failed; it has printed the reason, this one ends silently with the same code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,18 @@
+"""Logging: rank 0 on standard output, the other ranks only when something is wrong."""
+
+import logging
+import sys
+
+from mixer_dist import distributed
+
+
+def start_logging() -> None:
+    """Log from now on, each line with its time and, off rank 0, its rank."""
+    rank = distributed.rank()
+    where = f"[rank {rank}] " if rank else ""
+    handler = logging.StreamHandler(sys.stderr if rank else sys.stdout)
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {where}%(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("mixer_dist")
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING if rank else logging.INFO)
+    logger.propagate = False

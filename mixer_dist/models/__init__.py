@@ -1,0 +1,1 @@
+"""MLP-Mixer: the model, its official checkpoint layout and its change of resolution."""

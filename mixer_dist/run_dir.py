@@ -1,0 +1,106 @@
+"""The run directory: where everything of a run lies, and the attempts that wrote it.
+
+Every start of a run is an attempt with the next number. Its file holds the resolved configuration,
+a random id, and the step it resumed from.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from mixer_dist.config import RunConfig, Section, parse
+from mixer_dist.errors import CheckpointError
+from mixer_dist.storage import Storage, join
+from mixer_dist.yaml_tree import load_yaml
+
+_ATTEMPT_FILE = re.compile(r"^(\d{4,})\.yaml$")
+
+
+class Attempt(Section):
+    """One start of a run."""
+
+    attempt: int
+    attempt_id: str
+    resumed_from: int
+    """Steps that were done when it started."""
+    dataset: str
+    """Fingerprint of the training data."""
+    config: RunConfig
+    """With every default resolved."""
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """URLs in a run's directory."""
+
+    url: str
+
+    @property
+    def attempts(self) -> str:
+        return join(self.url, "attempts")
+
+    @property
+    def checkpoints(self) -> str:
+        return join(self.url, "checkpoints")
+
+    @property
+    def metrics(self) -> str:
+        return join(self.url, "metrics")
+
+    @property
+    def events(self) -> str:
+        return join(self.url, "events")
+
+    @property
+    def report(self) -> str:
+        return join(self.url, "report")
+
+    @property
+    def tensorboard(self) -> str:
+        return join(self.url, "tensorboard")
+
+    def attempt_file(self, attempt: int) -> str:
+        return join(self.attempts, f"{attempt:04d}.yaml")
+
+    def metrics_file(self, attempt: int, part: int) -> str:
+        return join(self.metrics, f"attempt-{attempt:04d}-{part:03d}.jsonl")
+
+    def events_file(self, attempt: int, rank: int) -> str:
+        return join(self.events, f"attempt-{attempt:04d}", f"rank-{rank:05d}.jsonl")
+
+    def checkpoint(self, step: int) -> str:
+        return join(self.checkpoints, f"step-{step:08d}")
+
+    def evaluation(self, task: str, step: int) -> str:
+        return join(self.url, "evals", task, f"step-{step:08d}.json")
+
+
+def attempt_numbers(storage: Storage, run_dir: RunDir) -> list[int]:
+    """The numbers of all attempts so far, ascending."""
+    matches = (_ATTEMPT_FILE.match(name) for name in storage.names(run_dir.attempts))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def read_attempt(storage: Storage, run_dir: RunDir, number: int) -> Attempt:
+    """One attempt's file; ConfigError where it is not readable."""
+    url = run_dir.attempt_file(number)
+    return parse(Attempt, load_yaml(storage.read(url).decode(), url), url)
+
+
+def write_attempt(storage: Storage, run_dir: RunDir, attempt: Attempt) -> None:
+    """Record a start."""
+    tree: dict[str, Any] = attempt.model_dump(mode="json")
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    storage.write(run_dir.attempt_file(attempt.attempt), text.encode())
+
+
+def check_not_superseded(storage: Storage, run_dir: RunDir, attempt: Attempt) -> None:
+    """CheckpointError where another trainer has started on this run since."""
+    newest = read_attempt(storage, run_dir, attempt_numbers(storage, run_dir)[-1])
+    if newest.attempt_id != attempt.attempt_id:
+        raise CheckpointError(
+            f"attempt {attempt.attempt} is superseded by attempt {newest.attempt} on "
+            f"{run_dir.url}: this trainer stops and writes no checkpoint"
+        )

@@ -1,0 +1,1 @@
+"""The run: engines, optimizer and the loop."""

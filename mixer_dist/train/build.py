@@ -1,0 +1,50 @@
+"""From a configuration to a model and to the engine that trains it."""
+
+from typing import Any
+
+import torch
+
+from mixer_dist import distributed
+from mixer_dist.config import ModelConfig, RunConfig
+from mixer_dist.data.stream import micro_batch_shape
+from mixer_dist.models.mixer import VARIANTS, MlpMixer, initialize
+from mixer_dist.train.engine import Engine
+from mixer_dist.train.torch_engine import TorchEngine, mesh_shape
+
+
+def model_dimensions(config: ModelConfig) -> dict[str, Any]:
+    """The arguments of MlpMixer."""
+    sizes = config.dimensions()
+    if config.variant:
+        sizes = {name: getattr(VARIANTS[config.variant], name) for name in sizes}
+    return {**sizes, "image_size": config.image_size, "num_classes": config.num_classes}
+
+
+def build_model(config: RunConfig) -> MlpMixer:
+    """The model at step 0, on the CPU: a pure function of the configuration."""
+    model = empty_model(config.model).to_empty(device="cpu")
+    initialize(model, config.seed)
+    return model
+
+
+def empty_model(config: ModelConfig) -> MlpMixer:
+    """The model without values, on the meta device."""
+    with torch.device("meta"):
+        return MlpMixer(**model_dimensions(config), head_bias=config.head_bias)
+
+
+def build_engine(config: RunConfig, model: MlpMixer) -> Engine:
+    """The engine that the configuration names, around a model. All ranks must call this."""
+    micro_batch_size, grad_accum_steps = micro_batch_shape(config, distributed.world_size())
+    if config.engine.name.startswith("zero"):
+        from mixer_dist.train.zero_engine import ZeroEngine  # DeepSpeed takes seconds to import
+
+        return ZeroEngine(model, config, micro_batch_size, grad_accum_steps)
+    return TorchEngine(model, config, micro_batch_size)
+
+
+def check_engine(config: RunConfig, world_size: int) -> None:
+    """ConfigError where this engine or batch cannot be had on so many ranks."""
+    micro_batch_shape(config, world_size)
+    if not config.engine.name.startswith("zero"):
+        mesh_shape(config.engine.name, world_size)

@@ -1,0 +1,103 @@
+"""A pretraining run, from top to bottom."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+
+from mixer_dist import distributed
+from mixer_dist.checkpoint.layout import TrainingState
+from mixer_dist.checkpoint.restore import PieceReader
+from mixer_dist.checkpoint.save import Saver
+from mixer_dist.config import RunConfig
+from mixer_dist.data.batch import Batch
+from mixer_dist.data.order import Window
+from mixer_dist.data.stream import Cursor, Share, TrainStream, micro_batch_shape
+from mixer_dist.models.mixer import depth_rates
+from mixer_dist.train.build import build_engine, build_model, model_dimensions
+from mixer_dist.train.description import describe
+from mixer_dist.train.engine import Engine
+from mixer_dist.train.optim import scheduled_rate
+from mixer_dist.train.progress import Progress
+from mixer_dist.train.start import Run, start_run
+
+logger = logging.getLogger(__name__)
+
+
+def pretrain(config: RunConfig) -> None:
+    """Train until total_steps are done, from the newest checkpoint on. All ranks must call this."""
+    with distributed.connected(config.engine.timeout_s), distributed.peers_watched():
+        run = start_run(config)
+        for sentence in describe(run.config, distributed.world_size(), run.dataset):
+            logger.info(sentence)
+        if run.state.step >= run.config.total_steps:
+            logger.info("All %d steps are done already.", run.config.total_steps)
+            return
+        engine = build_engine(run.config, build_model(run.config))
+        if run.checkpoint:
+            engine.restore(PieceReader(run.storage, run.checkpoint), run.state.num_updates)
+        train(run, engine)
+
+
+def train(run: Run, engine: Engine) -> None:
+    """The loop over batches. All ranks must call this."""
+    config, device = run.config, distributed.device()
+    progress = Progress(run)
+    saver = Saver(run.storage, run.run_dir, run.attempt, engine.shapes)
+    with training_stream(run) as stream:
+        for batch in timed(stream, progress):
+            rate = scheduled_rate(batch.step, config.total_steps, config.optimizer)
+            result = engine.train_step(batch.to(device), rate)
+            progress.add(batch, result, rate)
+            step = batch.step + 1
+            is_last = step == config.total_steps
+            if is_last or step % config.logging.every_steps == 0:
+                progress.report()
+            if is_last or step % config.checkpoint.every_steps == 0:
+                save(run, engine, saver, progress, batch)
+    progress.finish()
+
+
+def training_stream(run: Run) -> TrainStream:
+    """This rank's batches, from where the run stands."""
+    micro_batch_size, grad_accum_steps = micro_batch_shape(run.config, distributed.world_size())
+    rate = run.config.model.stochastic_depth
+    num_blocks = model_dimensions(run.config.model)["num_blocks"]
+    return TrainStream(
+        run.config,
+        run.dataset,
+        run.storage,
+        Cursor(run.state.step, run.state.position, tuple(Window(*w) for w in run.state.skipped)),
+        Share(distributed.rank(), distributed.world_size(), micro_batch_size * grad_accum_steps),
+        depth_rates(num_blocks, rate),
+    )
+
+
+def timed(batches: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
+    """The batches, with the time spent waiting for each counted."""
+    stream = iter(batches)
+    while True:
+        began = time.monotonic()
+        batch = next(stream, None)
+        progress.waited(time.monotonic() - began)
+        if batch is None:
+            return
+        yield batch
+
+
+def save(run: Run, engine: Engine, saver: Saver, progress: Progress, batch: Batch) -> None:
+    """Save what the run is after a batch. All ranks must call this."""
+    progress.report()
+    progress.flush()
+    state = TrainingState(
+        step=batch.step + 1,
+        num_updates=engine.num_updates,
+        position=batch.next_position,
+        skipped=run.state.skipped,
+        num_bad_samples=progress.num_bad_samples,
+    )
+    began = time.monotonic()
+    url = saver.save(list(engine.pieces()), state)
+    if distributed.is_main():
+        seconds = time.monotonic() - began
+        progress.events.write("save", step=state.step, url=url, seconds=seconds)
+        logger.info("saved %s in %.1f s", url, seconds)

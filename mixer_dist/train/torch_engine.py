@@ -1,0 +1,143 @@
+"""PyTorch's own sharding: single, ddp and fsdp are mesh shapes of one fully_shard path."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+
+from mixer_dist import distributed
+from mixer_dist.checkpoint.pieces import Piece, Range, Read, owners, pieces_of
+from mixer_dist.config import RunConfig
+from mixer_dist.data.batch import Batch
+from mixer_dist.errors import ConfigError
+from mixer_dist.models.mixer import MlpMixer
+from mixer_dist.train.engine import StepResult
+from mixer_dist.train.objective import summed_loss
+from mixer_dist.train.optim import build_adamw, create_moments
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def mesh_shape(name: str, world_size: int) -> tuple[int, int]:
+    """(dp_replicate, dp_shard) of an engine; ConfigError where the world cannot be shaped so."""
+    if name == "single" and world_size > 1:
+        raise ConfigError(f"engine.name single runs on 1 rank, not {world_size}: take ddp or fsdp")
+    return (1, world_size) if name == "fsdp" else (world_size, 1)
+
+
+class TorchEngine:
+    """fully_shard on a 2-D mesh, with fused AdamW on the shards."""
+
+    def __init__(self, model: MlpMixer, config: RunConfig, micro_batch_size: int) -> None:
+        self._config = config
+        self._micro_batch_size = micro_batch_size
+        self._dtype = DTYPES[config.engine.precision]
+        self.shapes = {fqn: tuple(p.shape) for fqn, p in model.named_parameters()}
+        self._model = model.to(distributed.device())
+        shard(self._model, config)
+        # Names are taken now: after a forward the module may list gathered stand-ins.
+        self._parameters = dict(model.named_parameters())
+        self._optimizer = build_adamw(self._parameters.items(), config.optimizer)
+        create_moments(self._optimizer, self._parameters.values())
+
+    def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
+        """One update from the global batch, in micro-batches. All ranks must call this."""
+        loss = self._accumulate_gradients(batch)
+        grad_norm = self._clip_gradients()
+        update_skipped = (~torch.isfinite(grad_norm)).to(torch.float32)
+        # Where this is 1 the fused kernel changes nothing; the host need not know.
+        self._optimizer.found_inf = update_skipped  # type: ignore[attr-defined]
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return StepResult(loss, grad_norm, update_skipped)
+
+    def _accumulate_gradients(self, batch: Batch) -> Tensor:
+        """This rank's share of the mean loss; gradients are summed over micro-batches in fp32."""
+        total = torch.zeros((), device=batch.images.device)
+        num_done = 0
+        for micro in batch.micro_batches(self._micro_batch_size):
+            num_done += len(micro)
+            set_gradient_sync(self._model, num_done == len(batch))
+            loss = summed_loss(self._model, micro, self._config.loss, self._dtype)
+            loss = loss / self._config.global_batch_size
+            mean_over_ranks = loss * distributed.world_size()  # gradients are averaged over ranks
+            mean_over_ranks.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def _clip_gradients(self) -> Tensor:
+        """Scale gradients to the maximal global norm; the norm before."""
+        parameters = list(self._parameters.values())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        nn.utils.clip_grads_with_norm_(parameters, self._config.optimizer.max_grad_norm, norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def pieces(self) -> Iterator[Piece]:
+        """The ranges that this rank saves, without communication."""
+        replica, num_replicas = self._replica()
+        owner = owners(self.shapes, num_replicas)
+        return (piece for piece in self._held() if owner[piece.fqn] == replica)
+
+    def restore(self, read: Read, num_updates: int) -> None:
+        """Take every range this rank holds from `read`. All ranks must call this."""
+        for piece in self._held():
+            piece.tensor.copy_(read(piece.name, piece.start, piece.stop))
+        for parameter in self._parameters.values():
+            self._optimizer.state[parameter]["step"].fill_(num_updates)
+        for module in self._model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # gathered copies would still be the old weights
+
+    @property
+    def num_updates(self) -> int:
+        """Updates so far; waits for the device."""
+        first = next(iter(self._parameters.values()))
+        return int(self._optimizer.state[first]["step"].item())
+
+    def _held(self) -> Iterator[Piece]:
+        for fqn, parameter in self._parameters.items():
+            start, stop = shard_range(parameter)
+            if start < stop:
+                yield from pieces_of(Range(fqn, start, stop, parameter, 0), self._optimizer)
+
+    def _replica(self) -> tuple[int, int]:
+        """(index, count) among the ranks that hold the same ranges."""
+        replicas, _ = mesh_shape(self._config.engine.name, distributed.world_size())
+        return (distributed.rank(), replicas) if replicas > 1 else (0, 1)
+
+
+def shard(model: MlpMixer, config: RunConfig) -> None:
+    """Shard each block, then the rest, over the engine's mesh."""
+    shape = mesh_shape(config.engine.name, distributed.world_size())
+    device = distributed.device().type
+    mesh = init_device_mesh(device, shape, mesh_dim_names=("dp_replicate", "dp_shard"))
+    policy = MixedPrecisionPolicy(DTYPES[config.engine.precision], torch.float32)
+    reshard = config.engine.reshard_after_forward
+    for module in (*model.blocks, model):
+        fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+
+
+def set_gradient_sync(model: nn.Module, is_last: bool) -> None:
+    """Reduce gradients over ranks in the last micro-batch only."""
+    assert isinstance(model, FSDPModule)
+    model.set_requires_gradient_sync(is_last)
+
+
+def shard_range(parameter: nn.Parameter) -> tuple[int, int]:
+    """The flat range of this rank's rows: dim 0 cut as torch.chunk cuts it, the last ones short."""
+    if not isinstance(parameter, DTensor):
+        return 0, parameter.numel()
+    mesh_axis = next((i for i, p in enumerate(parameter.placements) if p == Shard(0)), None)
+    if mesh_axis is None:
+        return 0, parameter.numel()
+    index = parameter.device_mesh.get_local_rank(mesh_axis)
+    num_rows = parameter.shape[0]
+    chunk = -(-num_rows // parameter.device_mesh.size(mesh_axis))
+    row = parameter.numel() // num_rows
+    return min(index * chunk, num_rows) * row, min((index + 1) * chunk, num_rows) * row

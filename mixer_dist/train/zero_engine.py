@@ -1,0 +1,137 @@
+"""DeepSpeed ZeRO 1 and 2, driven so that it takes the very steps that torch_engine takes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixer_dist import distributed
+from mixer_dist.checkpoint.pieces import Piece, Range, Read, pieces_of
+from mixer_dist.config import RunConfig
+from mixer_dist.data.batch import Batch
+from mixer_dist.models.mixer import MlpMixer
+from mixer_dist.train.engine import StepResult
+from mixer_dist.train.objective import summed_loss
+from mixer_dist.train.optim import build_adamw, create_moments
+
+NEVER = 2**31 - 1
+
+
+def zero_stage(name: str) -> int:
+    """The stage in an engine's name."""
+    return int(name.removeprefix("zero"))
+
+
+def deepspeed_config(
+    config: RunConfig, micro_batch_size: int, grad_accum_steps: int
+) -> dict[str, Any]:
+    """DeepSpeed's configuration, computed from ours and never written by hand."""
+    is_bf16 = config.engine.precision == "bf16"
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": grad_accum_steps,
+        "gradient_clipping": config.optimizer.max_grad_norm,
+        "bf16": {"enabled": is_bf16},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "zero_optimization": {
+            "stage": zero_stage(config.engine.name),
+            # Its replacement of F.linear stays in the process and changes other engines' sums.
+            "memory_efficient_linear": False,
+        },
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": NEVER,
+    }
+
+
+class ZeroEngine:
+    """DeepSpeed around our model, our AdamW and our schedule."""
+
+    def __init__(
+        self, model: MlpMixer, config: RunConfig, micro_batch_size: int, grad_accum_steps: int
+    ) -> None:
+        distributed.prepare_deepspeed()
+        import deepspeed
+
+        self._config = config
+        self._micro_batch_size = micro_batch_size
+        self.shapes = {fqn: tuple(p.shape) for fqn, p in model.named_parameters()}
+        model = model.to(distributed.device())
+        self._parameters = dict(model.named_parameters())
+        initial = {fqn: p.detach().flatten().float() for fqn, p in self._parameters.items()}
+        optimizer = build_adamw(self._parameters.items(), config.optimizer)
+        self._engine, self._zero, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(config, micro_batch_size, grad_accum_steps),
+            dist_init_required=False,
+        )
+        self._optimizer = optimizer
+        create_moments(optimizer, self._flat_tensors())
+        self._set_masters(initial)
+
+    def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
+        """One update from the global batch, in micro-batches. All ranks must call this."""
+        for group in self._zero.param_groups:
+            group["lr"] = learning_rate
+        total = torch.zeros((), device=batch.images.device)
+        for micro in batch.micro_batches(self._micro_batch_size):
+            total += self._backward(micro)
+            self._engine.step()  # updates after the last micro-batch
+        return StepResult(total, *self._norm_and_skip(total))
+
+    def _backward(self, micro: Batch) -> Tensor:
+        dtype = next(iter(self._parameters.values())).dtype
+        loss = summed_loss(self._engine, micro, self._config.loss, dtype)
+        loss = loss / self._config.global_batch_size
+        # Gradients are averaged over ranks, and by the number of micro-batches unless told not to.
+        self._engine.backward(loss * distributed.world_size(), scale_wrt_gas=False)
+        return loss.detach()
+
+    def _norm_and_skip(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
+        norm = norm.to(like.device)
+        return norm, (~torch.isfinite(norm)).to(torch.float32)
+
+    def pieces(self) -> Iterator[Piece]:
+        """The ranges that this rank saves: all it holds, as no two ranks hold the same."""
+        for held in self._ranges():
+            yield from pieces_of(held, self._optimizer)
+
+    def restore(self, read: Read, num_updates: int) -> None:
+        """Take every range this rank holds from `read`. All ranks must call this."""
+        for piece in self.pieces():
+            piece.tensor.copy_(read(piece.name, piece.start, piece.stop))
+        for flat in self._flat_tensors():
+            self._optimizer.state[flat]["step"].fill_(num_updates)
+        self._zero.update_lp_params()  # gather the weights that forward uses, as a step does
+
+    def _set_masters(self, values: dict[str, Tensor]) -> None:
+        """fp32 weights as they were drawn: DeepSpeed makes its own from weights rounded to bf16."""
+        for held in self._ranges():
+            master = held.tensor.narrow(0, held.offset, held.stop - held.start)
+            master.data.copy_(values[held.fqn][held.start : held.stop])
+
+    @property
+    def num_updates(self) -> int:
+        """Updates so far; waits for the device."""
+        return int(self._optimizer.state[self._flat_tensors()[0]]["step"].item())
+
+    def _flat_tensors(self) -> list[Tensor]:
+        """This rank's cut of each parameter group: what the optimizer updates."""
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+    def _ranges(self) -> Iterator[Range]:
+        """DeepSpeed's fragments; their addresses know the group's order and its padding.
+
+        The flat tensors are looked up anew: DeepSpeed replaces them when it moves states.
+        """
+        flats = self._flat_tensors()
+        for fqn, parameter in self._parameters.items():
+            fragment = getattr(parameter, "_hp_mapping", None)
+            if fragment is not None:
+                lp, hp = fragment.lp_fragment_address, fragment.hp_fragment_address
+                flat = flats[fragment.param_group_index]
+                yield Range(fqn, lp.start, lp.start + lp.numel, flat, hp.start)

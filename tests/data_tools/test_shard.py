@@ -1,0 +1,377 @@
+"""data_tools/shard.py: what it writes is right, the same every time, committed last; or refused."""
+
+import io
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import webdataset
+from PIL import Image
+
+from data_tools import shard
+from mixer_dist.data import image_folder
+from mixer_dist.data.image_folder import (
+    ImageFile,
+    cut,
+    sample_keys,
+    scan_images,
+    shuffle,
+    tar_bytes,
+)
+from mixer_dist.data.manifest import DatasetManifest, load_dataset, load_index, load_manifest
+from mixer_dist.data.members import image_of, labels_of, read_members
+from mixer_dist.errors import StorageError
+from mixer_dist.storage import Storage
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "data_tools" / "shard.py"
+
+
+def image_bytes(kind: str = "JPEG", shade: int = 100) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((6, 8, 3), shade, np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def small_source(folder: Path) -> Path:
+    """Six images of two classes."""
+    return write_files(
+        folder, {f"{name}/{i}.jpg": image_bytes(shade=i) for name in ("b", "a") for i in range(3)}
+    )
+
+
+def run(source: object, destination: object, *options: str) -> int:
+    return shard.main([str(source), str(destination), "--workers", "1", *options])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def samples(folder: Path) -> list[dict]:
+    """What plain webdataset reads, in the order of the manifest."""
+    urls = [str(folder / each.name) for each in manifest_of(folder).shards]
+    return list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
+
+
+def manifest_of(folder: Path) -> DatasetManifest:
+    return load_manifest(Storage(), str(folder / "manifest.json"))
+
+
+def refusal(capfd: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr; nothing on stdout."""
+    printed = capfd.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1, printed
+    return printed.err
+
+
+def test_webdataset_reads_every_image_as_it_was(digit_images, digits):
+    read = {each["__key__"]: each for each in samples(digits / "train")}
+    files = {
+        path.relative_to(digit_images / "train"): path for path in digit_images.glob("train/*/*")
+    }
+    assert len(read) == len(files) == 1501
+    for path, file in files.items():
+        sample = read[path.with_suffix("").as_posix()]
+        assert sample["png"] == file.read_bytes()
+        assert int(sample["cls"]) == int(path.parent.name)
+
+
+def test_the_manifest_says_what_is_there(digits):
+    manifest = manifest_of(digits / "train")
+    assert manifest.classes == tuple("0123456789")
+    assert manifest.num_samples == 1501
+    assert manifest.num_bytes == sum(p.stat().st_size for p in digits.glob("train/*.tar"))
+    names = {name for each in manifest.shards for name in (each.name, each.index)}
+    assert names | {"manifest.json"} == set(contents(digits / "train"))
+    assert len(manifest.shards) == 8
+
+
+def test_each_span_is_a_whole_sample_with_its_crc(digits):
+    dataset = load_dataset(Storage(), [(str(digits / "train/manifest.json"), 1)])
+    for part, each in zip(dataset.parts, manifest_of(digits / "train").shards, strict=True):
+        tar = Path(part.url).read_bytes()
+        rows = load_index(Storage(), part)
+        end = 0
+        for row in rows:
+            assert row["offset"] == end  # gapless, so that neighbours are one range
+            end += int(row["num_bytes"])
+            span = tar[int(row["offset"]) : end]
+            assert zlib.crc32(span) == row["crc32"] != 0
+            with tarfile.open(fileobj=io.BytesIO(span)) as members:
+                assert [name.partition(".")[2] for name in members.getnames()] == ["cls", "png"]
+            sample = read_members(span)
+            assert labels_of(sample) == [int(str(sample["__key__"])[0])]
+        assert len(rows) == each.num_samples and not any(tar[end:])
+
+
+def test_the_shuffle_mixes_classes_and_follows_the_seed(digit_images, digits):
+    labels = [int(each["cls"]) for each in samples(digits / "train")]
+    runs = 1 + np.count_nonzero(np.diff(labels))
+    assert runs > 0.8 * len(labels)
+    images = scan_images(digit_images / "train").images
+    assert shuffle(images, 0) != shuffle(images, 1)
+    assert sorted(shuffle(images, 1)) == sorted(images)
+
+
+def test_the_bytes_do_not_depend_on_workers_or_listing_order(
+    digit_images, digits, tmp_path, monkeypatch
+):
+    def reversed_files(source, files=image_folder._files):
+        return reversed(list(files(source)))
+
+    monkeypatch.setattr(image_folder, "_files", reversed_files)
+    for workers in ("1", "3"):
+        arguments = ["--shard-mb", "0.5", "--workers", workers]
+        assert shard.main([str(digit_images / "train"), str(tmp_path / workers), *arguments]) == 0
+        assert contents(tmp_path / workers) == contents(digits / "train")
+
+
+def test_s3_receives_the_same_bytes(digits, digits_s3, s3):
+    storage = s3.storage()
+    assert storage.names(f"{digits_s3}/train") == sorted(contents(digits / "train"))
+    for name, data in contents(digits / "train").items():
+        assert storage.read(f"{digits_s3}/train/{name}") == data
+
+
+AWKWARD = {
+    "a/c.d.jpg": ("a/c_d", "jpg"),
+    "a/c_d.jpg": ("a/c_d-2", "jpg"),
+    "a/same.jpeg": ("a/same", "jpg"),
+    "a/same.png": ("a/same-2", "png"),
+    "a/same.webp": ("a/same-3", "webp"),
+    "a/UPPER.JPG": ("a/UPPER", "jpg"),
+    "a/really-a-png.jpg": ("a/really-a-png", "png"),
+    "a/deep.er/er/x.jpg": ("a/deep.er/er/x", "jpg"),
+    "a/new\nline.jpg": ("a/new\\nline", "jpg"),
+    "a/sp ace & =.jpg": ("a/sp ace & =", "jpg"),
+    "b.c/größe-猫.png": ("b.c/größe-猫", "png"),
+    f"b.c/{'x' * 200}.jpg": (f"b.c/{'x' * 200}", "jpg"),
+    f"b.c/{'é' * 100}/{'ü' * 100}.webp": (f"b.c/{'é' * 100}/{'ü' * 100}", "webp"),
+    "__meta__/x.jpg": ("_meta__/x", "jpg"),
+    os.fsdecode(b"b.c/latin-\xe9.jpg"): ("b.c/latin-\\udce9", "jpg"),
+}
+
+
+def test_awkward_names_are_read_back_right(tmp_path):
+    kinds = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+    files = {path: image_bytes(kinds[kind]) for path, (_, kind) in AWKWARD.items()}
+    source = write_files(tmp_path / "source", files)
+    assert run(source, tmp_path / "shards") == 0
+    assert manifest_of(tmp_path / "shards").classes == ("__meta__", "a", "b.c")
+
+    expected = {key: (kind, files[path]) for path, (key, kind) in AWKWARD.items()}
+    read = {each["__key__"]: each for each in samples(tmp_path / "shards")}
+    assert {key: (kind, read[key].get(kind)) for key, (kind, _) in expected.items()} == expected
+    assert len(read) == len(AWKWARD)
+
+    tar = (tmp_path / "shards/shard-000000.tar").read_bytes()
+    dataset = load_dataset(Storage(), [(str(tmp_path / "shards/manifest.json"), 1)])
+    for row in load_index(Storage(), dataset.parts[0]):
+        sample = read_members(tar[int(row["offset"]) :][: int(row["num_bytes"])])
+        assert image_of(sample) == expected[str(sample["__key__"])][1]
+
+
+def test_keys_that_collide_get_numbers_until_none_does():
+    paths = sorted(["a/b.c.jpg", "a/b_c.jpg", "a/b_c-2.jpg", "a/b_c.png", "b/b_c.jpg"])
+    keys = sample_keys(paths)
+    assert len(set(keys)) == 5 and set(keys) >= {"a/b_c", "a/b_c-2", "b/b_c"}
+    assert not any("." in key for key in keys)
+
+
+def test_unreadable_images_are_named_and_left_out(tmp_path, capfd):
+    source = small_source(tmp_path / "source")
+    whole = image_bytes("PNG")
+    bad = {"a/text.jpg": b"no image", "b/cut.png": whole[:-35], "b/nothing.jpg": b""}
+    write_files(source, bad)
+    (source / "a/link.png").symlink_to("nowhere")
+    assert run(source, tmp_path / "shards") == 0
+    printed = capfd.readouterr()
+    lines = printed.err.splitlines()
+    assert len(lines) == 4
+    for path in (*bad, "a/link.png"):
+        assert any(line.startswith(f"unreadable: {path}: ") for line in lines), path
+    assert "6 images of 2 classes in 1 shards" in printed.out
+    assert "left out: 4 unreadable images" in printed.out
+    assert {each["__key__"] for each in samples(tmp_path / "shards")} == {
+        f"{name}/{i}" for name in "ab" for i in range(3)
+    }
+
+
+def test_a_shard_without_a_readable_image_stays_in_the_row(tmp_path):
+    source = small_source(tmp_path / "source")
+    write_files(source, {"a/big.jpg": b"text" * 10_000})
+    assert run(source, tmp_path / "shards", "--shard-mb", "0.006") == 0
+    sizes = [each.num_samples for each in manifest_of(tmp_path / "shards").shards]
+    assert 0 in sizes and sum(sizes) == 6 == len(samples(tmp_path / "shards"))
+
+
+def test_only_unreadable_images_fail(tmp_path, capfd):
+    source = write_files(tmp_path / "source", {"a/1.jpg": b"text", "a/2.png": b"text"})
+    assert run(source, tmp_path / "shards") == 1
+    assert "none of 2 images can be read" in capfd.readouterr().err
+    assert not (tmp_path / "shards/manifest.json").exists()
+
+
+def test_other_files_are_counted_but_not_taken(tmp_path, capfd):
+    source = small_source(tmp_path / "source")
+    others = ["README.md", "a/labels.csv", "a/._1.jpg", ".cache/x.jpg", "notes/x.txt"]
+    write_files(source, {name: image_bytes() for name in others})
+    os.mkfifo(source / "a/pipe.jpg")
+    (source / "a/loop").symlink_to(source)
+    assert run(source, tmp_path / "shards") == 0
+    assert "ignored: 6 files" in capfd.readouterr().out
+    assert manifest_of(tmp_path / "shards").classes == ("a", "b")
+    assert manifest_of(tmp_path / "shards").num_samples == 6
+
+
+def test_shards_are_cut_near_the_target(digit_images):
+    images = scan_images(digit_images / "train").images
+    largest = max(tar_bytes(image.num_bytes) for image in images)
+    for target in (20_000, 500_000, 1e9):
+        runs = cut(images, target)
+        assert [image for run in runs for image in run] == list(images)
+        sizes = [sum(tar_bytes(image.num_bytes) for image in run) for run in runs]
+        assert max(sizes) <= target + largest
+        assert min(sizes) >= min(target, sum(sizes)) / 2 - largest
+
+
+def test_planning_takes_time_in_proportion_to_the_images():
+    images = [ImageFile(f"a/{i}.jpg", f"a/{i}", 0, 100_000) for i in range(100_000)]
+    began = time.process_time()
+    assert len(cut(shuffle(images, 0), 256e6)) == 40
+    assert time.process_time() - began < 5
+
+
+def dataset_there(folder: Path) -> Path:
+    return write_files(folder, {"manifest.json": b"{}"})
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "options", "line"),
+    [
+        (lambda t: t / "nowhere", lambda t: t / "out", [], "no folder at"),
+        (lambda t: write_files(t, {"x/a.txt": b"x"}), lambda t: t / "out", [], "no images below"),
+        (
+            lambda t: write_files(small_source(t), {"loose.jpg": b"x"}),
+            lambda t: t / "out",
+            [],
+            "loose.jpg lies in no class folder",
+        ),
+        (lambda t: "s3://bucket/images", lambda t: t / "out", [], "SOURCE must be a local folder"),
+        (small_source, lambda t: t / "out", ["--workers", "0"], "--workers must be at least 1"),
+        (small_source, lambda t: t / "out", ["--shard-mb", "0"], "--shard-mb must be above 0"),
+        (small_source, lambda t: t / "out", ["--shard-mb", "nan"], "--shard-mb must be above 0"),
+        (small_source, lambda t: t / "a/1.jpg", [], "is a file"),
+        (small_source, lambda t: t / "a/1.jpg/out", [], "a/1.jpg"),
+        (small_source, lambda t: dataset_there(t / "out"), [], "already holds a dataset"),
+        (
+            small_source,
+            lambda t: write_files(t / "out", {"shard-000007.tar": b"precious"}),
+            [],
+            "shard-000007.tar",
+        ),
+        (small_source, lambda t: "nosuchscheme://x/y", [], "Protocol not known"),
+        (small_source, lambda t: "s3://", [], "s3://"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(
+    tmp_path, capfd, source, destination, options, line
+):
+    arguments = [str(source(tmp_path)), str(destination(tmp_path)), *options]
+    before = sorted(tmp_path.rglob("*"))
+    assert shard.main(arguments) == 2
+    assert line in refusal(capfd)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_s3_refusals(s3, tmp_path, capfd, monkeypatch):
+    source = small_source(tmp_path)
+    assert run(source, "s3://no-such-bucket/x", *s3.shard_options()) == 2
+    assert "no-such-bucket" in refusal(capfd)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something-else")
+    assert run(source, f"{s3.bucket_url}/x", *s3.shard_options()) == 2
+    assert "refuses these credentials" in refusal(capfd)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_commits_nothing_and_can_be_repeated(digit_images, tmp_path, number):
+    folder = tmp_path / "shards"
+    command = [sys.executable, str(SCRIPT), str(digit_images / "train"), str(folder)]
+    process = subprocess.Popen(
+        [*command, "--shard-mb", "0.05", "--workers", "1"], stderr=subprocess.PIPE, text=True
+    )
+    while not (folder / "shard-000001.idx").exists():
+        assert process.poll() is None
+        time.sleep(0.002)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    _, complaint = process.communicate()
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert "Traceback" not in complaint
+    assert number == signal.SIGKILL or complaint.count("\n") == 1, complaint
+    assert workers and not psutil.wait_procs(workers, timeout=10)[1]
+    assert "manifest.json" not in contents(folder) and "INCOMPLETE" in contents(folder)
+
+    assert run(digit_images / "test", folder, "--shard-mb", "1000") == 0  # fewer shards than before
+    assert set(contents(folder)) == {"manifest.json", "shard-000000.tar", "shard-000000.idx"}
+    assert manifest_of(folder).num_samples == 296
+
+
+def test_a_worker_that_dies_is_an_error():
+    with pytest.raises(StorageError, match="fewer --workers"), shard._workers(1) as pool:
+        pool.submit(os._exit, 1).result()
+    assert not multiprocessing.active_children()
+
+
+def test_elsewhere_than_on_a_terminal_progress_is_a_line_now_and_then(capfd, monkeypatch):
+    progress = shard.Progress(1000)
+    progress.show_line()
+    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(shard, "REPORT_S", 0.0)
+    progress.show_line()
+    assert capfd.readouterr().err.startswith("0 of 1,000 images")
+
+
+@pytest.mark.parametrize("directory", ["/", str(ROOT)])
+def test_help_works_from_any_directory(directory):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--help"], cwd=directory, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "example: python data_tools/" in done.stdout
+    assert done.stderr == ""
+
+
+def test_it_runs_from_a_bare_checkout(tmp_path):
+    """The copy's own package must be the one that is imported, not an installed one."""
+    for name in ("data_tools", "mixer_dist"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "mixer_dist/errors.py").write_text("raise SystemExit('the copy')")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "data_tools/shard.py"), "--help"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == "the copy\n"
+
+
+def test_no_tool_hides_a_module_of_the_standard_library():
+    names = {path.stem for path in SCRIPT.parent.glob("*.py")}
+    assert not names & sys.stdlib_module_names
