@@ -42,7 +42,8 @@ INCOMPLETE_NAME = "INCOMPLETE"
 REPORT_S = 30.0
 INTERRUPTED = 130
 
-_SHARD_FILE = re.compile(r"shard-\d{6,}\.(tar|idx)")
+# Also under the temporary name that a killed run leaves on a disk.
+_SHARD_FILE = re.compile(r"shard-\d{6,}\.(tar|idx)|\.shard-\d{6,}\.(tar|idx)\.[\d-]+\.tmp")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,7 +102,7 @@ def _storage_config(arguments: argparse.Namespace) -> StorageConfig:
 
 
 def _check_destination(storage: Storage, destination: str) -> bool:
-    """Whether a stopped run left shards to write over; any other shards are never touched."""
+    """Whether a stopped run left its shards there; any other shards are never touched."""
     for place in (Path(destination), *Path(destination).parents):
         if place.is_file():
             raise RefusedError(f"{place} is a file; expected a folder or s3://bucket/prefix")
@@ -117,7 +118,7 @@ def _check_destination(storage: Storage, destination: str) -> bool:
             f"{destination} holds {shards[0]}, which this tool did not leave there: "
             "choose another destination"
         )
-    return bool(shards)
+    return INCOMPLETE_NAME in names
 
 
 def _write_shards(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 from pydantic import ConfigDict as PydanticConfig
 
 from mixer_dist.errors import ConfigError
@@ -21,17 +21,18 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
 Variant = Literal["S/32", "S/16", "B/32", "B/16", "L/32", "L/16", "H/14"]
 EngineName = Literal["single", "ddp", "fsdp", "zero1", "zero2"]
 
 
 def _even(value: int) -> int:
-    if isinstance(value, int) and value % 2:
+    if value % 2:
         raise ValueError("must be even, because mixup mixes pairs of images")
     return value
 
 
-EvenInt = Annotated[PositiveInt, BeforeValidator(_even)]
+EvenInt = Annotated[PositiveInt, AfterValidator(_even)]
 
 
 class Section(BaseModel):
@@ -147,7 +148,7 @@ class OptimizerConfig(Section):
     """The learning rate at total_steps."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled, times the learning rate, on weight matrices only."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     epsilon: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this global norm."""
@@ -199,7 +200,7 @@ class EvaluationConfig(Section):
     test: str
     """Manifest whose images are classified."""
     shots: PositiveInt = 5
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0, 1, 2)
     l2: PositiveFloat = 1024.0
     resize: PositiveInt | None = None
     """Images become squares of this side before the central crop; by default 8/7 of image_size."""
@@ -208,7 +209,7 @@ class EvaluationConfig(Section):
 class RunConfig(Section):
     """A whole run: with the step number it determines images, pixels and weights."""
 
-    run_dir: str
+    run_dir: Annotated[str, Field(min_length=1)]
     """Where the run lives: a directory or an fsspec URL."""
     seed: NonNegativeInt = 0
     total_steps: PositiveInt

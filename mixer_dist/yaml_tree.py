@@ -15,6 +15,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # SafeLoader refuses lists and mappings as keys
             if key.value in seen:
                 line = key.start_mark.line + 1
                 raise ConfigError(f"{key.start_mark.name}:{line}: key {key.value!r} is given twice")
@@ -84,6 +86,6 @@ def _index(node: Any, name: str, override: str) -> str | int:
     """A section's key, or the position in a list: `data.train.0.manifest=…`."""
     if isinstance(node, dict):
         return name
-    if not name.isdigit() or int(name) >= len(node):
+    if not name.isdecimal() or int(name) >= len(node):
         raise ConfigError(f"override {override!r}: expected 0 to {len(node) - 1}, got {name!r}")
     return int(name)

@@ -17,6 +17,7 @@ from data_tools import sample_data, shard
 from launchers.local_s3 import serve
 from mixer_dist.config import StorageConfig
 from mixer_dist.storage import Storage
+from tests.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -97,3 +98,9 @@ def digits_s3(digit_images: Path, s3: LocalS3) -> str:
         arguments = [str(digit_images / split), f"{url}/{split}", "--shard-mb", "0.5"]
         assert shard.main([*arguments, *s3.shard_options()]) == 0
     return url
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Ranks:
+    """Runs a function on several ranks, from one warm process."""
+    return Ranks()

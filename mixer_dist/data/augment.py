@@ -12,7 +12,7 @@ from mixer_dist.data.randomness import Purpose, uniforms
 
 Image = NDArray[np.uint8]
 
-ASPECT_RATIOS = (3 / 4, 4 / 3)
+ASPECT_RATIOS = (0.75, 1.33)  # TensorFlow's defaults, not 4 / 3
 MAX_ATTEMPTS = 100
 
 

@@ -46,14 +46,18 @@ def evaluation_stream(
         for first in range(0, dataset.num_samples, num_rows):
             wanted = min(num_rows, dataset.num_samples - first)
             part = list(islice(rows, wanted))
-            yield _evaluation_batch(part, first, num_rows, num_classes)
+            yield _evaluation_batch(part, first, num_rows, dataset.classes)
     finally:
         workers.shutdown(wait=True, cancel_futures=True)
         loader.close()
 
 
-def _evaluation_batch(rows: Sequence[Sample], first: int, num_rows: int, num_classes: int) -> Batch:
+def _evaluation_batch(
+    rows: Sequence[Sample], first: int, num_rows: int, classes: Sequence[str] | None
+) -> Batch:
     positions = filled(np.arange(first, first + len(rows)), num_rows, -1)
+    largest = max((label for row in rows for label in row["labels"]), default=0)
+    num_classes = len(classes) if classes else largest + 1
     return Batch(
         images=stack_images([row["pixels"] for row in rows], num_rows),
         labels=stack_labels([row["labels"] for row in rows], num_classes, num_rows),

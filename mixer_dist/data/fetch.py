@@ -59,16 +59,14 @@ class ChunkReader:
     def span(self, sample: int) -> Span:
         """The checked bytes of a sample; BadSampleError when its CRC stays wrong."""
         chunk, offset = divmod(sample, self._chunk_samples)
-        shard, index = self._locate(sample)
-        row = self._row(shard, index)
-        data = self._chunks.get(chunk)[offset]
+        span = self._chunks.get(chunk)[offset]
         for _ in range(NUM_READS - 1):
-            if _matches(data, row):
+            if _is_right(span):
                 break
-            data = self._read(self._dataset.parts[shard], int(row["offset"]), int(row["num_bytes"]))
-        if not _matches(data, row):
+            [span] = self._read_run(span.shard, span.index, span.index + 1)
+        if not _is_right(span):
             raise BadSampleError(f"CRC wrong in {NUM_READS} reads")
-        return Span(shard, index, int(row["crc32"]), data)
+        return span
 
     def neighbours(self, sample: int) -> Iterator[int]:
         """The sample and then the others of its chunk, cyclically: whom a damaged one falls to."""
@@ -76,22 +74,14 @@ class ChunkReader:
         size = min(self._chunk_samples, int(self._begins[-1]) - first)
         return (first + (sample - first + step) % size for step in range(size))
 
-    def place(self, sample: int) -> tuple[int, int, int]:
-        """(shard, index in shard, crc32) of a sample."""
-        shard, index = self._locate(sample)
-        return shard, index, int(self._row(shard, index)["crc32"])
+    def place(self, sample: int) -> tuple[int, int]:
+        """(shard, index in shard) of a sample."""
+        shard = int(np.searchsorted(self._begins, sample, "right")) - 1
+        return shard, sample - int(self._begins[shard])
 
     def shard_name(self, shard: int) -> str:
         """The URL of a shard."""
         return self._dataset.parts[shard].url
-
-    def _locate(self, sample: int) -> tuple[int, int]:
-        shard = int(np.searchsorted(self._begins, sample, "right")) - 1
-        return shard, sample - int(self._begins[shard])
-
-    def _row(self, shard: int, index: int) -> np.void:
-        row: np.void = self._indexes.get(shard)[index]
-        return row
 
     def _load_index(self, shard: int) -> Index:
         """A shard's index, at first touch; the shard's size then tells whether it was replaced."""
@@ -108,26 +98,33 @@ class ChunkReader:
             )
         return index
 
-    def _read_chunk(self, chunk: int) -> list[bytes]:
-        """The spans of a chunk's samples: one range read, two or more over shard borders."""
+    def _read_chunk(self, chunk: int) -> list[Span]:
+        """The spans of a chunk's samples: one range read, two or more over shard borders.
+
+        What the index says of them is kept beside the bytes: a run over many shards would otherwise
+        fetch indexes again for every sample.
+        """
         first = chunk * self._chunk_samples
         last = min(first + self._chunk_samples, int(self._begins[-1]))
-        spans: list[bytes] = []
+        spans: list[Span] = []
         while first < last:
-            shard, index = self._locate(first)
+            shard, index = self.place(first)
             stop = min(int(self._begins[shard + 1]), last)
             spans += self._read_run(shard, index, index + stop - first)
             first = stop
         return spans
 
-    def _read_run(self, shard: int, first: int, stop: int) -> list[bytes]:
+    def _read_run(self, shard: int, first: int, stop: int) -> list[Span]:
         """The spans [first, stop) of one shard, in one request."""
         rows = self._indexes.get(shard)[first:stop]
         begin = int(rows[0]["offset"])
         length = int(rows[-1]["offset"]) + int(rows[-1]["num_bytes"]) - begin
         data = self._read(self._dataset.parts[shard], begin, length)
-        starts = [int(row["offset"]) - begin for row in rows]
-        return [data[at : at + int(row["num_bytes"])] for at, row in zip(starts, rows, strict=True)]
+        return [
+            Span(shard, index, int(row["crc32"]), data[at : at + int(row["num_bytes"])])
+            for index, row in enumerate(rows, first)
+            for at in [int(row["offset"]) - begin]
+        ]
 
     def _read(self, part: Part, offset: int, num_bytes: int) -> bytes:
         with self._lock:
@@ -138,5 +135,5 @@ class ChunkReader:
             raise DataError(f"a shard has vanished: {error}") from error
 
 
-def _matches(data: bytes, row: np.void) -> bool:
-    return not row["crc32"] or zlib.crc32(data) == row["crc32"]
+def _is_right(span: Span) -> bool:
+    return not span.crc32 or zlib.crc32(span.data) == span.crc32

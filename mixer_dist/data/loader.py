@@ -71,7 +71,7 @@ class Loader:
             key = str(members["__key__"])
             return sample | self._decoded(members, span)
         except BadSampleError as error:
-            shard, index, _ = self._reader.place(candidate)
+            shard, index = self._reader.place(candidate)
             name = self._reader.shard_name(shard)
             return BadSample(sample["position"], name, key, str(error), index, -1)
 
@@ -93,6 +93,7 @@ class Loader:
 
 def worker_threads(num_threads: int) -> ThreadPoolExecutor:
     """Threads that decode; each computes on its own core, as many images are under way at once."""
+    torch.get_num_threads()  # settles this thread's own number, which else becomes the workers' 1
     return ThreadPoolExecutor(
         num_threads,
         thread_name_prefix="decode",

@@ -28,6 +28,8 @@ def read_members(span: bytes) -> dict[str, bytes | str]:
             raise BadSampleError(f"{name}: a member of type .{kind} is never read")
         sample["__key__"] = folder + slash + stem
         sample[kind.lower()] = content
+    if not sample:
+        raise BadSampleError("its span of the tar holds no file")
     return sample
 
 
@@ -39,6 +41,8 @@ def _files(span: bytes) -> list[tuple[str, bytes]]:
         header = _header(span[at : at + _BLOCK])
         start = at + _BLOCK
         content = span[start : start + header.size]
+        if len(content) < header.size:
+            raise BadSampleError(f"{header.name}: cut off by the end of the sample's span")
         if header.type == tarfile.XHDTYPE:
             long_name = _pax_path(content)
         elif header.isfile():
@@ -57,12 +61,18 @@ def _header(block: bytes) -> tarfile.TarInfo:
 
 def _pax_path(content: bytes) -> str:
     """The path in a PAX record such as `27 path=train/0001.jpg\\n`."""
-    while content:
-        length = int(content.split(b" ", 1)[0])
-        record, content = content[:length], content[length:]
-        name, _, value = record.split(b" ", 1)[1].rstrip(b"\n").partition(b"=")
-        if name == b"path":
-            return value.decode("utf-8")
+    try:
+        while content:
+            digits, record = content.split(b" ", 1)
+            length = int(digits) - len(digits) - 1
+            if length < 1:
+                raise ValueError(f"a record of {length} bytes")
+            name, _, value = record[:length].rstrip(b"\n").partition(b"=")
+            if name == b"path":
+                return value.decode("utf-8")
+            content = record[length:]
+    except ValueError as error:
+        raise BadSampleError(f"damaged PAX header: {error}") from error
     return ""
 
 

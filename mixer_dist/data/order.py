@@ -30,12 +30,14 @@ class OrderShape:
     window: int
 
 
-def default_shape(global_batch_size: int, num_samples: int, num_bytes: int) -> OrderShape:
+def default_shape(
+    round_samples: int, num_samples: int, num_bytes: int, lanes: int | None = None
+) -> OrderShape:
     """The shape for a dataset: one lane a rank can own, one range read of about 4 MiB a chunk."""
-    lanes = largest_divisor(global_batch_size, MAX_LANES)
+    lanes = lanes or largest_divisor(round_samples, MAX_LANES)
     mean_bytes = max(1, num_bytes // max(1, num_samples))
     chunk = max(1, min(CHUNK_BYTES // mean_bytes, num_samples // (4 * lanes)))
-    return OrderShape(global_batch_size, lanes, chunk, window=chunk)
+    return OrderShape(round_samples, lanes, chunk, window=chunk)
 
 
 def largest_divisor(number: int, limit: int) -> int:

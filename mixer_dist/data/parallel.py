@@ -43,6 +43,8 @@ class Ahead(Generic[A]):
         return self
 
     def __next__(self) -> A:
+        if self._stopped.is_set():
+            raise StopIteration
         kind, value = self._queue.get()
         if kind == "item":
             result: A = value

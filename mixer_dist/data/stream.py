@@ -62,7 +62,7 @@ def resolve_order(config: RunConfig, dataset: Dataset) -> OrderConfig:
     """The order's shape with every default filled in."""
     given = config.data.order
     size = given.round_samples or config.global_batch_size
-    defaults = default_shape(size, dataset.num_samples, dataset.num_bytes)
+    defaults = default_shape(size, dataset.num_samples, dataset.num_bytes, given.lanes)
     shape = {name: getattr(given, name) or value for name, value in asdict(defaults).items()}
     if given.chunk_samples and not given.window:
         shape["window"] = given.chunk_samples
@@ -71,11 +71,22 @@ def resolve_order(config: RunConfig, dataset: Dataset) -> OrderConfig:
 
 def sample_order(config: RunConfig, dataset: Dataset) -> SampleOrder:
     """The run's order of samples; ConfigError where its shape cannot be."""
-    shape = OrderShape(**resolve_order(config, dataset).model_dump())
+    shape = _order_shape(config, dataset)
     try:
         return SampleOrder(dataset.shard_sizes, config.seed, **asdict(shape))
     except ValueError as error:
         raise ConfigError(f"data.order: {error}") from None
+
+
+def _order_shape(config: RunConfig, dataset: Dataset) -> OrderShape:
+    return OrderShape(**resolve_order(config, dataset).model_dump())
+
+
+def _chunks_in_use(shape: OrderShape, world_size: int) -> int:
+    """Chunks that a rank reads from at a time: what it keeps, so that none is read twice."""
+    lanes = -(-shape.lanes // world_size) + 1
+    of_lane = -(-shape.window // shape.chunk_samples) + 2  # a window's, and where the next begins
+    return lanes * of_lane + 4
 
 
 def micro_batch_shape(config: RunConfig, world_size: int) -> tuple[int, int]:
@@ -108,11 +119,13 @@ class TrainStream:
         self._share = share
         self._depth_rates = np.asarray(depth_rates)
         self._order = sample_order(config, dataset)
-        shape = resolve_order(config, dataset)
-        lanes = -(-(shape.lanes or 1) // share.world_size) + 1
-        num_chunks = 3 * lanes + 4  # a window lies in two chunks, the next one begins in a third
+        shape = _order_shape(config, dataset)
         self._loader = Loader(
-            storage, dataset, self._order.chunk_samples, num_chunks, config.model.num_classes
+            storage,
+            dataset,
+            shape.chunk_samples,
+            _chunks_in_use(shape, share.world_size),
+            config.model.num_classes,
         )
         num_threads = config.data.num_threads or distributed.num_cores()
         self._workers = worker_threads(num_threads)

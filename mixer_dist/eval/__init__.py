@@ -1,0 +1,1 @@
+"""Evaluation of checkpoints, and the report on a run."""

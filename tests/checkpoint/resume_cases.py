@@ -1,0 +1,68 @@
+"""What runs on each rank in test_resume.py."""
+
+import torch
+
+from mixer_dist import distributed
+from mixer_dist.checkpoint.layout import TrainingState
+from mixer_dist.checkpoint.restore import PieceReader, newest_verified
+from mixer_dist.checkpoint.save import Saver
+from mixer_dist.config import RunConfig
+from mixer_dist.run_dir import Attempt, RunDir, write_attempt
+from mixer_dist.storage import Storage
+from tests.tiny import take_steps, tiny_config, tiny_engine
+
+SAVED_AT = 6
+END = 16
+
+
+def attempt_of(config: RunConfig, number: int) -> Attempt:
+    return Attempt(
+        attempt=number, attempt_id=f"id-{number}", resumed_from=0, dataset="none", config=config
+    )
+
+
+def train_and_save(run_dir: str, engine: str, precision: str) -> list[float]:
+    """Train, save on the way, go on to the end; the losses after the save."""
+    with distributed.connected(60):
+        config = tiny_config(engine, precision)
+        trained, attempt, storage = tiny_engine(config), attempt_of(config, 1), Storage()
+        take_steps(trained, config, 0, SAVED_AT)
+        if distributed.is_main():
+            write_attempt(storage, RunDir(run_dir), attempt)
+        distributed.barrier()
+        position = SAVED_AT * config.global_batch_size
+        state = TrainingState(step=SAVED_AT, num_updates=trained.num_updates, position=position)
+        saver = Saver(storage, RunDir(run_dir), attempt, trained.shapes)
+        saver.save(list(trained.pieces()), state)
+        return take_steps(trained, config, SAVED_AT, END)
+
+
+def restore_and_train(run_dir: str, engine: str, precision: str) -> tuple[bool, int, list[float]]:
+    """(every restored piece is bitwise what the files hold, updates, the losses after it)."""
+    with distributed.connected(60):
+        config, storage = tiny_config(engine, precision), Storage()
+        trained = tiny_engine(config)
+        checkpoint = newest_verified(storage, RunDir(run_dir))
+        assert checkpoint is not None
+        read = PieceReader(storage, checkpoint)
+        trained.restore(read, checkpoint.manifest.num_updates)
+        same = all(
+            torch.equal(p.tensor.cpu(), read(p.name, p.start, p.stop)) for p in trained.pieces()
+        )
+        return same, trained.num_updates, take_steps(trained, config, SAVED_AT, END)
+
+
+def save_superseded(run_dir: str) -> str:
+    """What a trainer is told that saves after another has started on its run."""
+    with distributed.connected(60):
+        config, storage = tiny_config("ddp"), Storage()
+        trained = tiny_engine(config)
+        for number in (1, 2):
+            write_attempt(storage, RunDir(run_dir), attempt_of(config, number))
+        saver = Saver(storage, RunDir(run_dir), attempt_of(config, 1), trained.shapes)
+        try:
+            state = TrainingState(step=1, num_updates=1, position=20)
+            saver.save(list(trained.pieces()), state)
+        except Exception as error:
+            return str(error)
+        return "saved"
