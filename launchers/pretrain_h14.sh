@@ -6,7 +6,7 @@
 #   DATA=s3://bucket/dataset/manifest.json sbatch launchers/pretrain_h14.sh
 #       submits unchecked, from the project's root: what is wrong ends the job before any training
 #   DATA=... launchers/pretrain_h14.sh --nodes=8 --partition=h100 optimizer.learning_rate=5e-4
-#       both forms take sbatch options (as --name=value) and overrides (as key.path=value)
+#       sbatch options as --name=value (plain sbatch: before the script), overrides of the config
 #   launchers/local.sh configs/quickstart.yaml
 #       the laptop form: a small run on this machine, without Slurm
 #
@@ -130,12 +130,13 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
 fi
 
 # From here on in the job, on its first node.
+((${#options[@]} == 0)) || fail "${options[0]} comes too late: sbatch options go before the script"
 num_ranks=${SLURM_NTASKS:-1}
 ranks_per_node=${SLURM_NTASKS_PER_NODE:-1}
 gpus_per_node=${SLURM_GPUS_PER_NODE:-${SLURM_GPUS_ON_NODE:-0}} # the second under --gres=gpu:8
 gpus_per_node=${gpus_per_node##*:}                              # without a type, as in h100:8
 ((gpus_per_node == 0 || ranks_per_node <= gpus_per_node)) ||
-  fail "--ntasks-per-node=$ranks_per_node for --gpus-per-node=$gpus_per_node: give both the same number"
+  fail "--ntasks-per-node=$ranks_per_node exceeds --gpus-per-node=$gpus_per_node: make them equal"
 check_config "$num_ranks" >/dev/null
 
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
@@ -143,8 +144,12 @@ MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000)) # below the ports that the system 
 export MASTER_ADDR MASTER_PORT
 # Each task takes its place from Slurm; what a torchrun around the submission left would hide it.
 unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE
-# srun no longer takes this from sbatch (since 22.05): the data threads would share one core.
-[[ -z ${SLURM_CPUS_PER_TASK:-} ]] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then
+  # srun no longer takes this from sbatch (since 22.05): the data threads would share one core.
+  export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+  # Where Slurm binds no task to its cores, each would start a thread for every core of the node.
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
+fi
 
 read -r -a srun_words <<<"${SRUN_OPTIONS:-}"
 echo "job $SLURM_JOB_ID: $num_ranks ranks on $SLURM_JOB_NUM_NODES nodes, rank 0 at" \

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mixer_dist import __version__
@@ -205,8 +206,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         return
     if distributed.world_size() > 1:
         raise RefusedError("evaluate runs as one process: start it without torchrun or srun -n")
-    if not arguments.json:
-        start_logging()
+    start_logging(output_is_data=arguments.json)
     result = evaluate(config, arguments.task, arguments.checkpoint)
     print(json.dumps(result) if arguments.json else _accuracy_line(result))
 
@@ -225,7 +225,10 @@ def _report(arguments: argparse.Namespace) -> None:
     from mixer_dist.storage import Storage
 
     report = write_report(Storage(), RunDir(arguments.run_dir))
-    print(report.to_json() if arguments.json else report.summary())
+    if arguments.json:
+        print(json.dumps(asdict(report)))
+        return
+    print(f"wrote {report.page}: {report.num_evaluations} evaluations, step {report.last_step}")
 
 
 def _checkpoint_ls(arguments: argparse.Namespace) -> None:

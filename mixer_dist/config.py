@@ -241,10 +241,29 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _micro_batch_fits(self) -> "RunConfig":
+        if self.micro_batch_size > self.global_batch_size:
+            raise ValueError(
+                f"micro_batch_size ({self.micro_batch_size}) must be at most "
+                f"global_batch_size ({self.global_batch_size})"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _task_names_differ(self) -> "RunConfig":
         names = [task.name for task in self.evals]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"evals: the name {twice[0]!r} is given twice; results would collide")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_crops_fit(self) -> "RunConfig":
+        for task in self.evals:
+            if task.resize and task.resize < self.model.image_size:
+                raise ValueError(
+                    f"evals: {task.name}: resize ({task.resize}) must be at least "
+                    f"model.image_size ({self.model.image_size}), which is cut out of it"
+                )
         return self
 
     @model_validator(mode="after")

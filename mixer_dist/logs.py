@@ -6,11 +6,14 @@ import sys
 from mixer_dist import distributed
 
 
-def start_logging() -> None:
-    """Log from now on, each line with its time and, off rank 0, its rank."""
+def start_logging(*, output_is_data: bool = False) -> None:
+    """Log from now on, each line with its time and, off rank 0, its rank.
+
+    Where standard output is data, such as JSON, all lines go to standard error.
+    """
     rank = distributed.rank()
     where = f"[rank {rank}] " if rank else ""
-    handler = logging.StreamHandler(sys.stderr if rank else sys.stdout)
+    handler = logging.StreamHandler(sys.stderr if rank or output_is_data else sys.stdout)
     handler.setFormatter(logging.Formatter(f"%(asctime)s {where}%(message)s", "%H:%M:%S"))
     logger = logging.getLogger("mixer_dist")
     logger.handlers = [handler]

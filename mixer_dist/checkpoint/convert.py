@@ -3,6 +3,7 @@
 Nothing is read through a pickle.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,4 +99,4 @@ def _patch_size(tensors: Mapping[str, Any]) -> int:
     """From the stem's (C, P*P*3)."""
     if "stem.weight" not in tensors:
         raise CheckpointError("the checkpoint holds no Mixer: it has no stem.weight")
-    return round((tensors["stem.weight"].shape[1] / 3) ** 0.5)
+    return math.isqrt(int(tensors["stem.weight"].shape[1]) // 3)

@@ -74,14 +74,32 @@ def resized_as_evaluated(image: Image, resize_px: int, crop_px: int) -> torch.Te
     """Resize to a square and take its centre, as the official evaluation does: (3, crop, crop).
 
     Bilinear with half-pixel centres, without antialiasing, truncated to uint8: bit for bit what
-    TensorFlow's resize gives.
+    TensorFlow gives. Torch's interpolate sums in another order and makes flat areas a level darker.
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    if pixels.shape[1:] != (resize_px, resize_px):
-        floats = pixels[None].to(torch.float32, memory_format=torch.contiguous_format)
-        pixels = interpolate(floats, (resize_px, resize_px), mode="bilinear")[0].to(torch.uint8)
+    height, width, _ = image.shape
     edge = (resize_px - crop_px) // 2
-    return pixels[:, edge : edge + crop_px, edge : edge + crop_px]
+    kept = slice(edge, edge + crop_px)
+    above, below, down = (each[kept] for each in _neighbours(height, resize_px))
+    left, right, along = (each[kept] for each in _neighbours(width, resize_px))
+
+    def row(numbers: Places) -> Floats:
+        pixels = image[numbers].astype(np.float32)
+        near, far = pixels.take(left, 1), pixels.take(right, 1)
+        return near + (far - near) * along[:, None]
+
+    top, bottom = row(above), row(below)
+    pixels = (top + (bottom - top) * down[:, None, None]).astype(np.uint8)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _neighbours(size: int, new_size: int) -> tuple[Places, Places, Floats]:
+    """For each new pixel along an axis: the two old ones around it, and how far it is between."""
+    scale = np.float32(size) / np.float32(new_size)
+    at = (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    before = np.floor(at)
+    low = np.maximum(before, 0).astype(np.int64)
+    high = np.minimum(np.ceil(at), size - 1).astype(np.int64)
+    return low, high, at - before
 
 
 def training_image(

@@ -40,9 +40,14 @@ def evaluation_stream(
         crop_px = config.model.image_size
         return loaded | {"pixels": resized_as_evaluated(loaded["image"], resize_px, crop_px)}
 
-    places = ({"position": n, "sample": n} for n in range(dataset.num_samples))
+    def places() -> Iterator[Sample]:
+        for sample in range(dataset.num_samples):
+            if sample % chunk_samples == 0:
+                loader.prefetch(sample)
+            yield {"position": sample, "sample": sample}
+
     try:
-        rows = mapped(load, workers, num_rows)(places)
+        rows = mapped(load, workers, num_rows)(places())
         for first in range(0, dataset.num_samples, num_rows):
             wanted = min(num_rows, dataset.num_samples - first)
             part = list(islice(rows, wanted))

@@ -31,7 +31,7 @@ from mixer_dist.metrics import Line
 MAX_POINTS = 2000  # a curve has no more, however long the run is
 MAX_MEDIANS = 400  # points of a smoothed curve
 MAX_LABELS = 8  # values written beside the points of one panel
-MAX_BOLD_MARKS = 40  # of resumed attempts; more are drawn finer
+MAX_RESUME_LINES = 30
 MAX_NAME = 28  # letters of a task's name
 SMOOTH_SHARE = 0.02  # of all steps, that a point of a smoothed curve is the median of
 WIDE_RANGE = 20  # highest by lowest loss, above which the axis is logarithmic
@@ -124,7 +124,7 @@ def _extremes(values: Floats) -> NDArray[np.int64]:
     """Indices of the lowest and highest value in their order; 0 where all are nan."""
     if np.isnan(values).all():
         return np.array([0])
-    return np.unique([np.nanargmin(values), np.nanargmax(values)])
+    return np.sort([np.nanargmin(values), np.nanargmax(values)])
 
 
 def _draw_loss(axes: Axes, curves: Curves, loss_name: str, palette: Palette) -> None:
@@ -132,7 +132,9 @@ def _draw_loss(axes: Axes, curves: Curves, loss_name: str, palette: Palette) -> 
     _draw_noisy(axes, curves, curves.loss, palette)
     _mark_skips(axes, curves, palette)
     finite = curves.loss[np.isfinite(curves.loss)]
-    if len(finite) and finite.max() > WIDE_RANGE * max(finite.min(), 0.0) > 0:
+    if not len(finite):
+        axes.set_yticks([])
+    elif finite.max() > WIDE_RANGE * max(finite.min(), 0.0) > 0:
         log_axis(axes, finite)
 
 
@@ -250,11 +252,12 @@ def _mark_skips(axes: Axes, curves: Curves, palette: Palette) -> None:
 
 
 def _mark_resumes(axes: Axes, curves: Curves, palette: Palette) -> None:
+    """A dotted line for each, or a tick at the upper edge where lines would cover the curves."""
+    are_few = len(curves.resumes) <= MAX_RESUME_LINES
     if len(curves.resumes):
         axes.vlines(
-            curves.resumes, 0, 1, transform=axes.get_xaxis_transform(), color=palette.muted,
-            lw=1 if len(curves.resumes) < MAX_BOLD_MARKS else 0.4, ls=":", label="resumed",
-            zorder=1.5,
+            curves.resumes, 0 if are_few else 0.96, 1, transform=axes.get_xaxis_transform(),
+            color=palette.muted, lw=1, ls=":" if are_few else "-", label="resumed", zorder=1.5,
         )  # fmt: skip
 
 

@@ -126,9 +126,9 @@ def log_axis(axes: Axes, values: Floats) -> None:
 
 
 def plain_numbers(axes: Axes) -> None:
-    """Values as 0.0005, 20 or 350k, and no power of ten above the axis."""
+    """Values as 0.0005, 20 or 2.5k, and no power of ten above the axis."""
     axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 10_000 else f"{value:,g}")
+        FuncFormatter(lambda value, _: f"{value / 1000:g}k" if value >= 1000 else f"{value:g}")
     )
 
 

@@ -39,7 +39,7 @@ progress { width: 100%; height: .5rem; border: 0; border-radius: .25rem; overflo
 progress::-webkit-progress-bar { background: var(--grid); }
 progress::-webkit-progress-value { background: var(--primary); }
 progress::-moz-progress-bar { background: var(--primary); }
-dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: 1rem 1.5rem;
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: 1rem 1.5rem;
      margin: 1.25rem 0 0; }
 dt { color: var(--muted); font-size: .8125rem; }
 dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }

@@ -63,8 +63,7 @@ class Picture:
 def write_report(storage: Storage, run_dir: RunDir) -> Report:
     """Write report/ into a run directory; MissingError where there is nothing to report."""
     history = read_history(storage, run_dir)
-    curves = _picture(lambda look: _curves(history, look)) if history.lines else None
-    fewshot = _picture(lambda look: _fewshot(history, look)) if history.evaluations else None
+    curves, fewshot = _curves(history), _fewshot(history)
     files = {"metrics.jsonl": "".join(map(to_json_line, history.lines)).encode()}
     files |= {"curves.png": curves.png} if curves else {}
     files |= {"fewshot.png": fewshot.png} if fewshot else {}
@@ -96,15 +95,20 @@ def _picture(draw: Callable[[Look], bytes]) -> Picture:
     return Picture(draw(Look(LIGHT)), instead)
 
 
-def _curves(history: History, look: Look) -> bytes:
-    config = history.starts[-1].attempt.config
+def _curves(history: History) -> Picture | None:
+    if not history.lines:
+        return None
+    config, curves = history.starts[-1].attempt.config, to_curves(history.lines)
     limit = config.optimizer.max_grad_norm
-    return curves_png(to_curves(history.lines), config.loss, limit, look)
+    return _picture(lambda look: curves_png(curves, config.loss, limit, look))
 
 
-def _fewshot(history: History, look: Look) -> bytes:
+def _fewshot(history: History) -> Picture | None:
+    if not history.evaluations:
+        return None
     groups = groupby(history.evaluations, key=lambda evaluation: evaluation.task)
-    return fewshot_png([list(group) for _, group in groups], look)
+    tasks = [list(group) for _, group in groups]
+    return _picture(lambda look: fewshot_png(tasks, look))
 
 
 def _page(history: History, curves: Picture | None, fewshot: Picture | None) -> str:
@@ -174,7 +178,7 @@ def _accuracy(history: History, fewshot: Picture | None) -> Iterator[str]:
     yield page.picture(fewshot.png, fewshot.instead, description)
     columns = (
         Column("Task"), Column("Step", True), Column("Mean", True),
-        Column("Lowest – highest seed", True), Column("Chance", True), Column("Shots", True),
+        Column("Range over seeds", True), Column("Chance", True), Column("Shots", True),
         Column("Seeds", True),
     )  # fmt: skip
     yield page.table(columns, map(_accuracy_row, history.evaluations))

@@ -19,6 +19,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,13 +68,13 @@ def save_npz(model: MlpMixer, path: str | os.PathLike[str]) -> None:
 
 def write_npz(arrays: Mapping[str, Array], path: str | os.PathLike[str]) -> None:
     """Write official arrays whole or not at all, the same bytes for the same values."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             # np.savez stamps every member with the same fixed date, so the order decides.
             np.savez(file, **{key: arrays[key] for key in sorted(arrays)})  # type: ignore[arg-type]
-        partial.replace(path)
+        partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
 

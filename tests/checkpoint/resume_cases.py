@@ -1,5 +1,8 @@
 """What runs on each rank in test_resume.py."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 
 from mixer_dist import distributed
@@ -7,8 +10,10 @@ from mixer_dist.checkpoint.layout import TrainingState
 from mixer_dist.checkpoint.restore import PieceReader, newest_verified
 from mixer_dist.checkpoint.save import Saver
 from mixer_dist.config import RunConfig
+from mixer_dist.errors import CheckpointError
 from mixer_dist.run_dir import Attempt, RunDir, write_attempt
 from mixer_dist.storage import Storage
+from mixer_dist.train.engine import Engine
 from tests.tiny import take_steps, tiny_config, tiny_engine
 
 SAVED_AT = 6
@@ -37,19 +42,32 @@ def train_and_save(run_dir: str, engine: str, precision: str) -> list[float]:
         return take_steps(trained, config, SAVED_AT, END)
 
 
-def restore_and_train(run_dir: str, engine: str, precision: str) -> tuple[bool, int, list[float]]:
-    """(every restored piece is bitwise what the files hold, updates, the losses after it)."""
+class Resumed(NamedTuple):
+    """What a rank has after restoring."""
+
+    is_bitwise: bool
+    """Every piece is what the files hold."""
+    num_updates: int
+    losses: list[float]
+    """Of the steps after it."""
+
+
+def restore_and_train(run_dirs: Sequence[str], engine: str, precision: str) -> list[Resumed]:
+    """Restore each run's checkpoint into one engine in turn, and go on from it."""
     with distributed.connected(60):
-        config, storage = tiny_config(engine, precision), Storage()
+        config = tiny_config(engine, precision)
         trained = tiny_engine(config)
-        checkpoint = newest_verified(storage, RunDir(run_dir))
-        assert checkpoint is not None
-        read = PieceReader(storage, checkpoint)
-        trained.restore(read, checkpoint.manifest.num_updates)
-        same = all(
-            torch.equal(p.tensor.cpu(), read(p.name, p.start, p.stop)) for p in trained.pieces()
-        )
-        return same, trained.num_updates, take_steps(trained, config, SAVED_AT, END)
+        return [_resumed(trained, config, run_dir) for run_dir in run_dirs]
+
+
+def _resumed(trained: Engine, config: RunConfig, run_dir: str) -> Resumed:
+    storage = Storage()
+    checkpoint = newest_verified(storage, RunDir(run_dir))
+    assert checkpoint is not None
+    read = PieceReader(storage, checkpoint)
+    trained.restore(read, checkpoint.manifest.num_updates)
+    same = all(torch.equal(p.tensor.cpu(), read(p.name, p.start, p.stop)) for p in trained.pieces())
+    return Resumed(same, trained.num_updates, take_steps(trained, config, SAVED_AT, END))
 
 
 def save_superseded(run_dir: str) -> str:
@@ -63,6 +81,6 @@ def save_superseded(run_dir: str) -> str:
         try:
             state = TrainingState(step=1, num_updates=1, position=20)
             saver.save(list(trained.pieces()), state)
-        except Exception as error:
+        except CheckpointError as error:
             return str(error)
         return "saved"

@@ -1,6 +1,8 @@
-"""What runs on each rank in test_engines.py."""
+"""What runs on each rank in test_engines.py: all engines in turn, in one process group."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -10,11 +12,24 @@ from tests.tiny import take_steps, tiny_batch, tiny_config, tiny_engine
 NUM_STEPS = 30
 
 
-def losses(engine: str, precision: str) -> list[float]:
-    """Losses of a short run with mixup and stochastic depth on."""
+class Skip(NamedTuple):
+    """What a step did whose last rank saw NaN, and the step after it."""
+
+    weights_unchanged: bool
+    finite_after: bool
+    skipped: bool
+    next_skipped: bool
+    num_updates: int
+
+
+def losses(engines: Sequence[str], precision: str) -> dict[str, list[float]]:
+    """Losses of a short run with mixup and stochastic depth on, for each engine."""
+    found = {}
     with distributed.connected(60):
-        config = tiny_config(engine, precision)
-        return take_steps(tiny_engine(config), config, 0, NUM_STEPS)
+        for engine in engines:
+            config = tiny_config(engine, precision)
+            found[engine] = take_steps(tiny_engine(config), config, 0, NUM_STEPS)
+    return found
 
 
 def grad_norms(engine: str) -> list[float]:
@@ -26,19 +41,23 @@ def grad_norms(engine: str) -> list[float]:
         return [float(result.grad_norm) for result in results]
 
 
-def weights_around_nan(engine: str, precision: str) -> tuple[bool, bool, list[float], int]:
-    """A step whose last rank sees NaN: (weights unchanged, all finite after, skips, updates)."""
+def skips(engines: Sequence[str], precision: str) -> dict[str, Skip]:
+    """What a NaN on one rank does under each engine."""
     with distributed.connected(60):
-        config = tiny_config(engine, precision)
-        trained = tiny_engine(config)
-        take_steps(trained, config, 0, 3)
-        before = [piece.tensor.clone() for piece in trained.pieces()]
-        batch = tiny_batch(config, 3)
-        if distributed.rank() == distributed.world_size() - 1:
-            batch = replace(batch, weights=batch.weights * float("nan"))
-        skipped = trained.train_step(batch, 1e-3).update_skipped
-        after = [piece.tensor.clone() for piece in trained.pieces()]
-        same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-        good = trained.train_step(tiny_batch(config, 4), 1e-3).update_skipped
-        finite = all(torch.isfinite(piece.tensor).all() for piece in trained.pieces())
-        return same, bool(finite), [float(skipped), float(good)], trained.num_updates
+        return {engine: _skip(engine, precision) for engine in engines}
+
+
+def _skip(engine: str, precision: str) -> Skip:
+    config = tiny_config(engine, precision)
+    trained = tiny_engine(config)
+    take_steps(trained, config, 0, 3)
+    before = [piece.tensor.clone() for piece in trained.pieces()]
+    batch = tiny_batch(config, 3)
+    if distributed.rank() == distributed.world_size() - 1:
+        batch = replace(batch, weights=batch.weights * float("nan"))
+    skipped = trained.train_step(batch, 1e-3).update_skipped
+    after = [piece.tensor.clone() for piece in trained.pieces()]
+    same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    next_skipped = trained.train_step(tiny_batch(config, 4), 1e-3).update_skipped
+    finite = all(bool(torch.isfinite(piece.tensor).all()) for piece in trained.pieces())
+    return Skip(same, finite, bool(skipped), bool(next_skipped), trained.num_updates)

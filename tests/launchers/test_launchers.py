@@ -1,0 +1,208 @@
+"""The shell launchers as far as they go without Slurm, and the configuration of Mixer-H/14."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mixer_dist.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted((ROOT / "launchers").glob("*.sh"))
+H14 = ROOT / "configs" / "pretrain_h14.yaml"
+TOOLS = ("bash", "cat", "dirname", "env", "head", "mkdir", "printf", "sed")
+MANIFEST = "s3://bucket/data/manifest.json"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of launchers/ and configs/, without the site.env of whoever runs the tests."""
+    folder = tmp_path / "project"
+    ignored = shutil.ignore_patterns("site.env", "__pycache__")
+    for name in ("launchers", "configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    return folder
+
+
+@pytest.fixture
+def path_without_slurm(tmp_path: Path) -> str:
+    """A PATH on which the launchers find what they need, and no sbatch."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for tool in TOOLS:
+        (folder / tool).symlink_to(shutil.which(tool) or tool)
+    return str(folder)
+
+
+def run(
+    script: Path, *arguments: str, cwd: Path | None = None, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a script in an environment that holds these settings and no other."""
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings}
+    return subprocess.run(
+        [script, *arguments], env=environment, cwd=cwd, capture_output=True, text=True, timeout=240
+    )
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2, and one line that holds these words."""
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), result
+    assert all(word in result.stderr for word in words), result.stderr
+
+
+def submission(project: Path, path: str, *arguments: str, **settings: str) -> list[str]:
+    """The words of the command that is checked on the login node: `printf` prints them."""
+    settings = {"PREFIX": r"printf %s\n", "MIXER_DIST": "mixer-dist", "PATH": path, **settings}
+    result = run(project / "launchers" / "pretrain_h14.sh", *arguments, **settings)
+    assert "no sbatch here" in result.stderr
+    return result.stdout.splitlines()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_bash_and_shellcheck_accept_it(script):
+    subprocess.run(["bash", "-n", script], check=True)
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    subprocess.run(["shellcheck", script], check=True)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_help_says_what_to_type(script):
+    result = run(script, "--help")
+    assert result.returncode == 0
+    assert f"launchers/{script.name}" in result.stdout
+    assert "launchers/local.sh configs/quickstart.yaml" in result.stdout
+    assert "#" not in result.stdout
+
+
+def test_the_example_of_site_env_is_bash_and_sets_nothing(project, path_without_slurm):
+    shutil.copy(project / "launchers" / "site.env.example", project / "launchers" / "site.env")
+    assert_refused(run(project / "launchers" / "pretrain_h14.sh"), "DATA")
+
+
+def test_without_data_nothing_is_submitted(project):
+    assert_refused(run(project / "launchers" / "pretrain_h14.sh"), "set DATA")
+
+
+def test_without_data_a_job_ends_at_once(project, tmp_path):
+    script = shutil.copy(project / "launchers" / "pretrain_h14.sh", tmp_path / "slurm_script")
+    job = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(project)}
+    assert_refused(run(script, **job), "set DATA")
+
+
+def test_a_job_from_another_directory_ends_at_once(project, tmp_path):
+    script = shutil.copy(project / "launchers" / "pretrain_h14.sh", tmp_path / "slurm_script")
+    job = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(tmp_path), "DATA": MANIFEST}
+    assert_refused(run(script, **job), str(tmp_path), "call sbatch in the project's root")
+
+
+def test_a_job_whose_sbatch_options_were_lost_ends_at_once(project):
+    job = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(project), "DATA": MANIFEST}
+    result = run(project / "launchers" / "pretrain_h14.sh", "--nodes=2", **job)
+    assert_refused(result, "--nodes=2", "before the script")
+
+
+@pytest.mark.parametrize("gpus", ["4", "h100:4"])
+def test_a_job_with_more_tasks_than_gpus_ends_at_once(project, gpus):
+    job = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(project), "DATA": MANIFEST}
+    job |= {"SLURM_NTASKS_PER_NODE": "8", "SLURM_GPUS_PER_NODE": gpus}
+    result = run(project / "launchers" / "pretrain_h14.sh", **job)
+    assert_refused(result, "--ntasks-per-node=8", "--gpus-per-node=4")
+
+
+def test_without_mixer_dist_nothing_is_submitted(project):
+    result = run(project / "launchers" / "pretrain_h14.sh", DATA=MANIFEST)
+    assert_refused(result, str(project / ".venv"), "MIXER_DIST")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("optimizer.learning_rat=1", "did you mean 'learning_rate'?"),
+        ("--nodes=1000", "8000 ranks cannot share a global_batch_size of 4096"),
+    ],
+)
+def test_what_cannot_train_is_not_submitted(project, argument, message):
+    settings = {"DATA": MANIFEST, "MIXER_DIST": f"{sys.executable} -m mixer_dist"}
+    result = run(project / "launchers" / "pretrain_h14.sh", argument, **settings)
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+def test_it_needs_sbatch(project, path_without_slurm):
+    settings = {"PATH": path_without_slurm, "DATA": MANIFEST, "CHECK": "0"}
+    result = run(project / "launchers" / "pretrain_h14.sh", **settings)
+    assert_refused(result, "no sbatch here", "launchers/local.sh")
+
+
+def test_settings_become_overrides_and_what_is_typed_comes_last(project, path_without_slurm):
+    first, second = "s3://bucket/it's#1,{a}.json", "/data/two/manifest.json"
+    words = submission(
+        project, path_without_slurm, "--nodes=2", "seed=7", "--ntasks-per-node=4",
+        DATA=f" {first}\n {second}", NUM_CLASSES="10", RUN_DIR="/runs/it's: 1",
+    )  # fmt: skip
+    assert words[:3] == ["mixer-dist", "pretrain", "configs/pretrain_h14.yaml"]
+    assert words[-4:] == ["seed=7", "--dry-run", "--world-size", "8"]
+    config = load_config(H14, words[3:-3])
+    assert [entry.manifest for entry in config.data.train] == [first, second]
+    assert (config.model.num_classes, config.run_dir, config.seed) == (10, "/runs/it's: 1", 7)
+
+
+def test_without_settings_only_the_data_are_replaced(project, path_without_slurm):
+    words = submission(project, path_without_slurm, DATA=MANIFEST)
+    assert words[3:] == [
+        f"data.train=[{{manifest: '{MANIFEST}'}}]", "--dry-run", "--world-size", "256",
+    ]  # fmt: skip
+
+
+def test_the_environment_wins_over_site_env_which_need_not_be_strict(project, path_without_slurm):
+    lines = [f"DATA={MANIFEST}", "CONFIG=site.yaml", "RUN_DIR=/site", "false", "echo $UNSET >&2"]
+    (project / "launchers" / "site.env").write_text("\n".join(lines))
+    words = submission(project, path_without_slurm, RUN_DIR="/mine")
+    assert words[2] == "site.yaml"
+    assert f"data.train=[{{manifest: '{MANIFEST}'}}]" in words
+    assert "run_dir='/mine'" in words
+
+
+def test_local_refuses_in_one_line(project):
+    script = project / "launchers" / "local.sh"
+    assert_refused(run(script), "give a config")
+    assert_refused(run(script, "configs/quickstart.yaml"), str(project / ".venv"), "VENV")
+
+
+def test_local_trains_two_ranks_from_any_directory(digits, tmp_path):
+    tree = {
+        "run_dir": "run",
+        "total_steps": 2,
+        "global_batch_size": 16,
+        "micro_batch_size": 8,
+        "model": {"patch_size": 8, "hidden_dim": 8, "num_blocks": 1, "tokens_mlp_dim": 8,
+                  "channels_mlp_dim": 8, "image_size": 32, "num_classes": 10},
+        "data": {"train": [{"manifest": str(digits / "train" / "manifest.json")}]},
+        "optimizer": {"learning_rate": 0.001},
+        "engine": {"name": "ddp", "precision": "fp32"},
+    }  # fmt: skip
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    venv = str(Path(sysconfig.get_path("scripts")).parent)
+    settings = {"VENV": venv, "NPROC": "2", "CUDA_VISIBLE_DEVICES": ""}
+    result = run(ROOT / "launchers" / "local.sh", "tiny.yaml", cwd=tmp_path, **settings)
+    assert result.returncode == 0, result.stderr
+    assert "2 ranks take 16 images a step" in result.stdout
+    assert (tmp_path / "run" / "checkpoints" / "step-00000002" / "manifest.json").is_file()
+
+
+def test_h14_is_the_papers_run():
+    config = load_config(H14)
+    assert config.total_steps == -(-14 * 300_000_000 // 4096)  # 14 epochs, section 3
+    assert config.global_batch_size == 4096
+    assert (config.model.variant, config.model.num_classes) == ("H/14", 18291)
+    assert (config.augment.mixup, config.model.stochastic_depth) == (0, 0)
+    optimizer = config.optimizer
+    assert (optimizer.learning_rate, optimizer.warmup_steps) == (1e-3, 10_000)
+    assert (optimizer.decay, optimizer.weight_decay) == ("linear", 0.03)
+    assert (optimizer.betas, optimizer.max_grad_norm) == ((0.9, 0.999), 1.0)
