@@ -77,7 +77,7 @@ def _start(
     command += ["--addr", f"{HOST}:{port}", str(directory)]
     # In the environment, since everyone on the machine sees arguments; read as CSV, hence quoted.
     environment = {**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"'}
-    return subprocess.Popen(command, env=environment, stderr=complaints)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=complaints)
 
 
 def _wait_until_it_answers(

@@ -128,7 +128,7 @@ def test_a_failed_write_leaves_the_old_file_alone(place, monkeypatch):
     assert not complaints  # of a half-written file that is closed after all
 
 
-def test_a_large_upload_arrives_whole_or_not_at_all(s3_place, monkeypatch):
+def test_a_large_upload_arrives_whole_or_not_at_all(s3, s3_place, monkeypatch):
     part = bytes(range(256)) * 2**12
 
     def broken() -> Iterator[bytes]:
@@ -138,11 +138,12 @@ def test_a_large_upload_arrives_whole_or_not_at_all(s3_place, monkeypatch):
     monkeypatch.setattr(s3fs.S3FileSystem, "default_block_size", 5 * 2**20)  # several parts
     # It reads in several parts too, and takes a short one for zeros: not for us.
     monkeypatch.setattr(s3fs.S3FileSystem, "_cat_file_concurrent", None)
+    storage = s3.storage()
     with pytest.raises(RuntimeError, match="stop"):
-        s3_place.storage.write_parts(s3_place / "file", broken)
-    assert s3_place.storage.names(s3_place.url) == []
-    s3_place.storage.write_parts(s3_place / "file", lambda: [part] * 11)
-    assert s3_place.storage.read(s3_place / "file") == part * 11
+        storage.write_parts(s3_place / "file", broken)
+    assert storage.names(s3_place.url) == []
+    storage.write_parts(s3_place / "file", lambda: [part] * 11)
+    assert storage.read(s3_place / "file") == part * 11
 
 
 def test_what_is_not_there_is_missing(place):

@@ -11,6 +11,8 @@ from torch.nn.functional import interpolate
 from mixer_dist.data.randomness import Purpose, uniforms
 
 Image = NDArray[np.uint8]
+Places = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 ASPECT_RATIOS = (0.75, 1.33)  # TensorFlow's defaults, not 4 / 3
 MAX_ATTEMPTS = 100
@@ -76,14 +78,13 @@ def resized_as_evaluated(image: Image, resize_px: int, crop_px: int) -> torch.Te
     Bilinear with half-pixel centres, without antialiasing, truncated to uint8: bit for bit what
     TensorFlow gives. Torch's interpolate sums in another order and makes flat areas a level darker.
     """
-    height, width, _ = image.shape
     edge = (resize_px - crop_px) // 2
-    kept = slice(edge, edge + crop_px)
-    above, below, down = (each[kept] for each in _neighbours(height, resize_px))
-    left, right, along = (each[kept] for each in _neighbours(width, resize_px))
+    height, width, _ = image.shape
+    above, below, down = _neighbours(height, resize_px, slice(edge, edge + crop_px))
+    left, right, along = _neighbours(width, resize_px, slice(edge, edge + crop_px))
 
     def row(numbers: Places) -> Floats:
-        pixels = image[numbers].astype(np.float32)
+        pixels: Floats = image[numbers].astype(np.float32)
         near, far = pixels.take(left, 1), pixels.take(right, 1)
         return near + (far - near) * along[:, None]
 
@@ -92,10 +93,11 @@ def resized_as_evaluated(image: Image, resize_px: int, crop_px: int) -> torch.Te
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def _neighbours(size: int, new_size: int) -> tuple[Places, Places, Floats]:
-    """For each new pixel along an axis: the two old ones around it, and how far it is between."""
+def _neighbours(size: int, new_size: int, kept: slice) -> tuple[Places, Places, Floats]:
+    """For the kept new pixels of an axis: the two old ones around each, how far it is between."""
     scale = np.float32(size) / np.float32(new_size)
     at = (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    at = at[kept]
     before = np.floor(at)
     low = np.maximum(before, 0).astype(np.int64)
     high = np.minimum(np.ceil(at), size - 1).astype(np.int64)

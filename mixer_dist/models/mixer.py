@@ -1,4 +1,4 @@
-"""MLP-Mixer: the arithmetic, the paper's sizes and the initial values (arXiv 2105.01601).
+"""MLP-Mixer: the arithmetic and the paper's sizes (arXiv 2105.01601).
 
 B batch, S tokens (patches), C channels (hidden_dim), K classes, P patch size,
 D_S tokens_mlp_dim, D_C channels_mlp_dim; a patch grid has `rows` x `columns` = S patches.
@@ -9,15 +9,14 @@ over the first, so no activation is ever transposed. A parameter is used only in
 the module that owns it, because ZeRO-3 and FSDP gather parameters by hooks on that module.
 """
 
-import hashlib
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mixer_dist.models.initial import initialize
 
 COLOURS = 3
 LAYER_NORM_EPSILON = 1e-6  # Flax's default; torch's own default, 1e-5, is another model
@@ -159,7 +158,7 @@ class MlpMixer(nn.Module):
         self.pre_head_norm = nn.LayerNorm(hidden_dim, eps=LAYER_NORM_EPSILON)
         self.head = ChannelLinear(hidden_dim, num_classes) if num_classes else None
         if not self.stem.weight.is_meta:
-            initialize(self, seed=0)
+            initialize(self, seed=0, head_bias=head_bias)
 
     def features(self, images: Tensor, depth_masks: Tensor | None = None) -> Tensor:
         """Return the pre-logits (B, C) of images (B, 3, H, W), averaged over the tokens.
@@ -233,29 +232,6 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     return x.reshape(rows * columns, batch, patch_size * patch_size * COLOURS)  # (S, B, P*P*3)
 
 
-def initialize(model: MlpMixer, seed: int) -> None:
-    """Set every parameter to the official initial value for `seed`, in the model's own dtype."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            value = initial_value(name, parameter.shape, seed=seed, head_bias=model.head_bias)
-            parameter.copy_(value)
-
-
-def initial_value(name: str, shape: Sequence[int], *, seed: int, head_bias: float) -> Tensor:
-    """Return one parameter's initial value as an fp32 CPU tensor, a pure function of the arguments.
-
-    Kernels: LeCun normal, cut at two sigma; head kernel and biases: 0; LayerNorm: 1 and 0; head
-    bias: `head_bias` (google-research/big_vision, models/mlp_mixer.py and train.py).
-    """
-    if name == "head.bias":
-        return torch.full(tuple(shape), head_bias, dtype=torch.float32, device="cpu")
-    if name == "head.weight" or name.endswith(".bias"):
-        return torch.zeros(tuple(shape), dtype=torch.float32, device="cpu")
-    if len(shape) == 1:
-        return torch.ones(tuple(shape), dtype=torch.float32, device="cpu")
-    return _lecun_normal(shape, _generator(seed, name))
-
-
 def depth_rates(num_blocks: int, rate: float) -> list[float]:
     """Return each block's drop probability i / max(n - 1, 1) * rate, so 0 first and `rate` last.
 
@@ -301,27 +277,6 @@ def _add_branch(x: Tensor, branch: Tensor, mask: Tensor | None) -> Tensor:
         return x + branch
     # addcmul: one pass over memory instead of the two of x + mask * branch.
     return torch.addcmul(x, branch, mask.to(branch.dtype).view(1, -1, 1))  # (S, B, C)
-
-
-def _lecun_normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Draw a kernel (out, in): standard deviation 1/sqrt(in), cut where Flax's lecun_normal cuts.
-
-    Drawn by inverting the distribution function: torch's own trunc_normal_ has changed its
-    algorithm between releases, and a seed should keep its meaning.
-    """
-    cut_sigmas = 2.0
-    shrinkage = 0.87962566103423978  # standard deviation of a unit normal cut at two sigma
-    edge = math.erf(cut_sigmas / math.sqrt(2.0))
-    values = torch.empty(tuple(shape), dtype=torch.float32, device="cpu")
-    values.uniform_(-edge, edge, generator=generator).erfinv_()
-    return values.mul_(math.sqrt(2.0 / shape[1]) / shrinkage)
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
-    """Return the random stream of one parameter, independent of all others."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    generator = torch.Generator(device="cpu")
-    return generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)  # 63 bits
 
 
 def _check_dimensions(dimensions: Dimensions) -> None:

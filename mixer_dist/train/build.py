@@ -7,7 +7,8 @@ import torch
 from mixer_dist import distributed
 from mixer_dist.config import ModelConfig, RunConfig
 from mixer_dist.data.stream import micro_batch_shape
-from mixer_dist.models.mixer import VARIANTS, MlpMixer, initialize
+from mixer_dist.models.initial import initialize
+from mixer_dist.models.mixer import VARIANTS, MlpMixer
 from mixer_dist.train.engine import Engine
 from mixer_dist.train.torch_engine import TorchEngine, mesh_shape
 
@@ -23,7 +24,7 @@ def model_dimensions(config: ModelConfig) -> dict[str, Any]:
 def build_model(config: RunConfig) -> MlpMixer:
     """The model at step 0, on the CPU: a pure function of the configuration."""
     model = empty_model(config.model).to_empty(device="cpu")
-    initialize(model, config.seed)
+    initialize(model, config.seed, head_bias=config.model.head_bias)
     return model
 
 
