@@ -58,9 +58,8 @@ def make_shards() -> None:
 def compare_engines() -> int:
     """The table of `engines`."""
     expected = whole_run("single", 1, 30)
-    print(
-        f"\n| engine | ranks | first loss | last loss | largest relative difference |\n|{'---|' * 5}"
-    )
+    print("\n| engine | ranks | first loss | last loss | largest relative difference |")
+    print("|---|---|---|---|---|")
     print_row("single", 1, expected, 0.0)
     worst = 0.0
     for engine in ENGINES:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -125,9 +125,11 @@ def _write_shards(
     storage: Storage, source: Path, destination: str, runs: list[list[ImageFile]], num_workers: int
 ) -> list[WrittenShard]:
     """All shards, each by one worker; unreadable images are named as they turn up."""
-    progress = Progress(sum(map(len, runs)))
     written: dict[int, WrittenShard] = {}
-    with _workers(min(num_workers, len(runs))) as pool:
+    with (
+        closing(Progress(sum(map(len, runs)))) as progress,
+        _workers(min(num_workers, len(runs))) as pool,
+    ):
         places = {
             pool.submit(
                 write_image_shard, storage, source, destination, f"shard-{place:06d}", run
@@ -137,7 +139,6 @@ def _write_shards(
         for future in _as_done(set(places), progress):
             written[places[future]] = future.result()
             progress.add(future.result())
-    progress.close()
     return [written[place] for place in range(len(runs))]
 
 
@@ -211,8 +212,10 @@ class Progress:
 
     def show_line(self) -> None:
         """Print the state, when that is due and nobody sees the bar."""
-        if self._bar.disable and self.until_line_s() == 0.0:
-            self._last_line = time.monotonic()
+        if self.until_line_s() > 0:
+            return
+        self._last_line = time.monotonic()
+        if self._bar.disable:
             rate = self._done / (self._last_line - self._began)
             line = f"{self._done:,} of {self._num_images:,} images, {rate:,.0f} images/s"
             print(line, file=sys.stderr, flush=True)
@@ -278,11 +281,10 @@ def _add_storage_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--endpoint-url", metavar="URL", help="of a store other than AWS")
     group.add_argument("--profile", help="in ~/.aws/config")
     group.add_argument("--region")
-    group.add_argument("--addressing-style", choices=("auto", "path", "virtual"), default="auto")
+    group.add_argument("--addressing-style", choices=("auto", "path", "virtual"))
     group.add_argument(
         "--checksum",
         choices=("when_supported", "when_required"),
-        default="when_supported",
         help="when_required suits older stores",
     )
 

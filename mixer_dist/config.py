@@ -179,13 +179,13 @@ class LoggingConfig(Section):
 
 
 class StorageConfig(Section):
-    """Options of one storage place; credentials come from the AWS chain, never from here."""
+    """Options of one storage place; what is not given, and credentials, the AWS chain decides."""
 
     endpoint_url: str | None = None
     region: str | None = None
     profile: str | None = None
-    addressing_style: Literal["auto", "path", "virtual"] = "auto"
-    checksum: Literal["when_supported", "when_required"] = "when_supported"
+    addressing_style: Literal["auto", "path", "virtual"] | None = None
+    checksum: Literal["when_supported", "when_required"] | None = None
     """Whether checksums of the S3 protocol are demanded; older servers need when_required."""
 
 

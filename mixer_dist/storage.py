@@ -22,7 +22,7 @@ from botocore.exceptions import (
 )
 
 from mixer_dist.config import StorageConfig
-from mixer_dist.errors import AccessError, ConfigError, MissingError, StorageError
+from mixer_dist.errors import AccessError, ConfigError, MissingError, MixerError, StorageError
 
 DEADLINE_S = 60.0
 FIRST_DELAY_S = 0.2
@@ -163,23 +163,12 @@ class Storage:
         while True:
             try:
                 return operation(*self.open(url))
-            except FileNotFoundError as error:
-                raise MissingError(f"not there: {url} ({_reason(error)})") from error
-            except (PermissionError, NoCredentialsError, PartialCredentialsError) as error:
-                raise AccessError(_access_line(url, error)) from error
-            except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
-                raise StorageError(f"{url}: {_reason(error)}") from error
-            except (ImportError, ValueError) as error:  # no such scheme, bucket or endpoint
-                raise ConfigError(f"cannot open {url!r}: {_reason(error)}") from error
-            except (OSError, ClientError, BotoCoreError) as error:
-                if isinstance(error, BotoCoreError) and not isinstance(error, _PASSING):
-                    raise ConfigError(f"cannot open {url!r}: {_reason(error)}") from error
-                if _is_final(error):
-                    raise StorageError(f"{url}: {_reason(error)}") from error
+            except (OSError, ClientError, BotoCoreError, ImportError, ValueError) as error:
+                if final := _final_error(url, error):
+                    raise final from error
                 if time.monotonic() + delay_s > give_up:
-                    raise StorageError(
-                        f"{url}: {_reason(error)}, for {DEADLINE_S:.0f} s"
-                    ) from error
+                    message = f"{url}: {_reason(error)}, for {DEADLINE_S:.0f} s"
+                    raise StorageError(message) from error
             time.sleep(delay_s * random.uniform(0.5, 1.5))  # ranks must not come back in step
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
 
@@ -194,15 +183,14 @@ def _is_local(fs: Any) -> bool:
 
 def _s3_arguments(options: StorageConfig) -> dict[str, Any]:
     """What s3fs takes for our options."""
+    style, checksum = options.addressing_style, options.checksum
+    config = {"request_checksum_calculation": checksum, "response_checksum_validation": checksum}
     return {
         "endpoint_url": options.endpoint_url,
         "profile": options.profile,
         "client_kwargs": {"region_name": options.region} if options.region else {},
-        "config_kwargs": {
-            "s3": {"addressing_style": options.addressing_style},
-            "request_checksum_calculation": options.checksum,
-            "response_checksum_validation": options.checksum,
-        },
+        "config_kwargs": (config if checksum else {})
+        | ({"s3": {"addressing_style": style}} if style else {}),
         "use_listings_cache": False,  # another process's checkpoint must be seen at once
         "max_concurrency": 1,  # of several parts, cat_file would fill a short one up with zeros
     }
@@ -211,6 +199,20 @@ def _s3_arguments(options: StorageConfig) -> dict[str, Any]:
 def _check_reaches(url: str, size: int, stop: int) -> None:
     if size < stop:
         raise StorageError(f"{url} is too short: expected at least {stop} bytes, found {size}")
+
+
+def _final_error(url: str, error: Exception) -> MixerError | None:
+    """What the user is told of an error that trying again would not mend, else None."""
+    if isinstance(error, FileNotFoundError):
+        return MissingError(f"not there: {url} ({_reason(error)})")
+    if isinstance(error, PermissionError | NoCredentialsError | PartialCredentialsError):
+        return AccessError(_access_line(url, error))
+    if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
+        return StorageError(f"{url}: {_reason(error)}")
+    is_option = isinstance(error, BotoCoreError) and not isinstance(error, _PASSING)
+    if is_option or isinstance(error, ImportError | ValueError):  # no such scheme or endpoint
+        return ConfigError(f"cannot open {url!r}: {_reason(error)}")
+    return StorageError(f"{url}: {_reason(error)}") if _is_final(error) else None
 
 
 def _is_final(error: BaseException) -> bool:

@@ -341,13 +341,17 @@ def test_a_worker_that_dies_is_an_error():
     assert not multiprocessing.active_children()
 
 
-def test_elsewhere_than_on_a_terminal_progress_is_a_line_now_and_then(capfd, monkeypatch):
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_progress_is_a_bar_or_else_a_line_now_and_then(capfd, monkeypatch, is_terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     progress = shard.Progress(1000)
     progress.show_line()
-    assert capfd.readouterr().err == ""
-    monkeypatch.setattr(shard, "REPORT_S", 0.0)
+    assert "0 of 1,000 images" not in capfd.readouterr().err
+    progress._last_line -= shard.REPORT_S
     progress.show_line()
-    assert capfd.readouterr().err.startswith("0 of 1,000 images")
+    assert ("0 of 1,000 images" in capfd.readouterr().err) == (not is_terminal)
+    assert progress.until_line_s() > 0  # else waiting for workers would be a busy loop
+    progress.close()
 
 
 @pytest.mark.parametrize("directory", ["/", str(ROOT)])
