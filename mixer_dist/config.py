@@ -16,6 +16,8 @@ from pydantic import ConfigDict as PydanticConfig
 from mixer_dist.errors import ConfigError
 from mixer_dist.yaml_tree import apply_override, read_yaml
 
+T = TypeVar("T")
+
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -30,6 +32,12 @@ def _even(value: int) -> int:
     if value % 2:
         raise ValueError("must be even, because mixup mixes pairs of images")
     return value
+
+
+def _not_empty(values: tuple[T, ...]) -> tuple[T, ...]:
+    if not values:  # min_length would also complain where an entry has another fault
+        raise ValueError("must have at least one entry")
+    return values
 
 
 EvenInt = Annotated[PositiveInt, AfterValidator(_even)]
@@ -113,7 +121,7 @@ class OrderConfig(Section):
 class DataConfig(Section):
     """What is read, and how."""
 
-    train: Annotated[tuple[DatasetConfig, ...], Field(min_length=1)]
+    train: Annotated[tuple[DatasetConfig, ...], AfterValidator(_not_empty)]
     """Datasets laid end to end; their classes must agree."""
     order: OrderConfig = OrderConfig()
     num_threads: NonNegativeInt = 0
@@ -200,7 +208,7 @@ class EvaluationConfig(Section):
     test: str
     """Manifest whose images are classified."""
     shots: PositiveInt = 5
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0, 1, 2)
+    seeds: Annotated[tuple[NonNegativeInt, ...], AfterValidator(_not_empty)] = (0, 1, 2)
     l2: PositiveFloat = 1024.0
     resize: PositiveInt | None = None
     """Images become squares of this side before the central crop; by default 8/7 of image_size."""

@@ -33,9 +33,9 @@ _Loader.add_implicit_resolver(
 
 def load_yaml(text: str, source: str) -> dict[str, Any]:
     """A YAML mapping; ConfigError when the text is something else."""
-    loader = _Loader(text)
-    loader.name = source
     try:
+        loader = _Loader(text)
+        loader.name = source
         tree = loader.get_single_data()
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not YAML: {' '.join(str(error).split())}") from None

@@ -1,0 +1,250 @@
+"""Spans of samples: the right bytes, few requests, damage told apart from other errors."""
+
+import hashlib
+import itertools
+import json
+import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixer_dist.data import fetch
+from mixer_dist.data.fetch import ChunkReader
+from mixer_dist.data.manifest import Dataset, load_dataset
+from mixer_dist.data.members import BadSampleError, read_members
+from mixer_dist.errors import DataError
+from mixer_dist.storage import Storage
+from tests.data.handmade import CountingStorage, flip_byte, good_sample, write_dataset
+
+
+@pytest.fixture
+def make_reader():
+    """Makes readers and ends their threads."""
+    readers = []
+
+    def make(storage, dataset, chunk_samples, num_chunks=8):
+        readers.append(ChunkReader(storage, dataset, chunk_samples, num_chunks))
+        return readers[-1]
+
+    yield make
+    for reader in readers:
+        reader.close()
+
+
+def dataset_at(*manifests: object) -> Dataset:
+    return load_dataset(Storage(), [(str(manifest), 1) for manifest in manifests])
+
+
+@pytest.fixture
+def small(tmp_path) -> Dataset:
+    """Four shards of 5, 0, 3 and 4 samples."""
+    numbers = itertools.count()
+    shards = [[good_sample(next(numbers)) for _ in range(size)] for size in (5, 0, 3, 4)]
+    return dataset_at(write_dataset(tmp_path, shards))
+
+
+def files_of(folder: Path) -> list[dict[str, bytes]]:
+    """Every sample's members in storage order, as Python's tarfile reads them."""
+    samples: list[dict[str, bytes]] = []
+    names = [
+        shard["name"] for shard in json.loads((folder / "manifest.json").read_text())["shards"]
+    ]
+    for name in names:
+        with tarfile.open(folder / name) as tar:
+            for key, members in itertools.groupby(tar, lambda m: m.name.rpartition(".")[0]):
+                content = {m.name.rpartition(".")[2]: tar.extractfile(m).read() for m in members}
+                samples.append({"__key__": key, **content})
+    return samples
+
+
+@pytest.mark.parametrize("chunk_samples", [1, 40, 1000])
+def test_every_sample_has_the_bytes_that_tarfile_reads(digits, make_reader, chunk_samples):
+    folder = digits / "test"
+    reader = make_reader(Storage(), dataset_at(folder / "manifest.json"), chunk_samples)
+    expected = files_of(folder)
+    assert len(expected) == 296
+    assert [read_members(reader.span(n).data) for n in range(296)] == expected
+
+
+def test_a_bucket_gives_the_same_as_a_disk(digits, digits_s3, s3, make_reader):
+    here = make_reader(Storage(), dataset_at(digits / "test" / "manifest.json"), 50)
+    storage = s3.storage()
+    dataset = load_dataset(storage, [(f"{digits_s3}/test/manifest.json", 1)])
+    there = make_reader(storage, dataset, 50)
+    for sample in range(0, 296, 7):
+        assert there.span(sample) == here.span(sample)
+
+
+def test_a_span_names_its_shard_and_index(small, make_reader):
+    reader = make_reader(Storage(), small, 5)
+    spans = [reader.span(n) for n in range(12)]
+    places = [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (2, 0), (2, 1), (2, 2)]
+    places += [(3, 0), (3, 1), (3, 2), (3, 3)]
+    assert [(span.shard, span.index) for span in spans] == places
+    assert [reader.place(n) for n in range(12)] == places
+    assert [read_members(span.data)["__key__"] for span in spans] == [f"s{n:03}" for n in range(12)]
+    assert reader.shard_name(2).endswith("shard-000002.tar")
+
+
+def test_a_chunk_is_one_read_and_one_more_for_each_shard_border(small, make_reader):
+    storage = CountingStorage()
+    reader = make_reader(storage, small, 4)
+    for sample in range(12):
+        reader.span(sample)
+    names = [name for name, _, _ in storage.ranges]
+    assert names == [f"shard-00000{shard}.tar" for shard in (0, 0, 2, 3)]
+    assert reader.num_requests == 4
+
+
+def test_threads_and_prefetching_share_each_read(digits, make_reader):
+    storage = CountingStorage()
+    reader = make_reader(storage, dataset_at(digits / "test" / "manifest.json"), 37, 8)
+    for sample in range(0, 296, 37):
+        reader.prefetch(sample)
+    samples = np.random.default_rng(0).permutation(np.repeat(np.arange(296), 4)).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        spans = list(pool.map(reader.span, samples))
+    keys = [sample["__key__"] for sample in files_of(digits / "test")]
+    assert [read_members(span.data)["__key__"] for span in spans] == [keys[n] for n in samples]
+    assert len(storage.ranges) == 8  # one a chunk, since the shards' border is a chunk's
+    assert sorted(storage.reads) == ["shard-000000.idx", "shard-000001.idx"]
+
+
+def test_only_so_many_chunks_stay_in_memory(small, make_reader):
+    storage = CountingStorage()
+    reader = make_reader(storage, small, 3, num_chunks=2)
+    for sample in (0, 3, 0, 3, 6, 3, 6, 0):
+        reader.span(sample)
+    assert len(storage.ranges) == 2 + 2 + 1 + 1  # chunks 0; 1 over a border; 2; and 0 once more
+
+
+def test_samples_at_hand_ask_for_no_index_again(small, make_reader, monkeypatch):
+    """With more shards in turn than indexes are kept, each sample would fetch its index anew."""
+    monkeypatch.setattr(fetch, "NUM_INDEXES", 1)
+    storage = CountingStorage()
+    reader = make_reader(storage, small, 1)
+    for sample in (0, 5, 8) * 10:
+        reader.span(sample)
+    assert len(storage.reads) == 3
+
+
+def test_neighbours_are_the_rest_of_the_chunk_in_turn(small, make_reader):
+    reader = make_reader(Storage(), small, 5)
+    found = [list(reader.neighbours(sample)) for sample in (0, 3, 9, 10, 11)]
+    assert found == [
+        [0, 1, 2, 3, 4],
+        [3, 4, 0, 1, 2],
+        [9, 5, 6, 7, 8],
+        [10, 11],  # the last chunk is short
+        [11, 10],
+    ]
+
+
+def test_damage_on_the_way_is_read_again(small, make_reader):
+    storage = CountingStorage(num_damaged=2)
+    reader = make_reader(storage, small, 4)
+    assert read_members(reader.span(3).data)["__key__"] == "s003"
+    assert len(storage.ranges) == 3
+
+
+def test_lasting_damage_is_told_after_three_reads(small, make_reader, tmp_path):
+    first_of_two = int(np.frombuffer((tmp_path / "shard-000002.idx").read_bytes(), "<u8")[2])
+    flip_byte(tmp_path / "shard-000002.tar", first_of_two + 700)
+    storage = CountingStorage()
+    reader = make_reader(storage, small, 4)
+    with pytest.raises(BadSampleError, match="CRC wrong in 3 reads"):
+        reader.span(6)
+    assert len(storage.ranges) == 2 + 2  # its chunk, in two shards, and twice the sample alone
+    assert read_members(reader.span(5).data)["__key__"] == "s005"
+    assert read_members(reader.span(7).data)["__key__"] == "s007"
+
+
+def rewritten_manifest(folder: Path, **changes: object) -> Dataset:
+    """The dataset with other statements about its last shard."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["shards"][-1] |= changes
+    path.write_text(json.dumps(manifest))
+    return dataset_at(path)
+
+
+def test_a_crc_of_zero_means_unchecked(small, make_reader, tmp_path):
+    """As for tars that others wrote and of which only the headers were read."""
+    path = tmp_path / "shard-000003.idx"
+    rows = np.frombuffer(path.read_bytes(), "<u8,<u4,<u4").copy()
+    rows["f2"] = 0
+    path.write_bytes(rows.tobytes())
+    sha256 = hashlib.sha256(rows.tobytes()).hexdigest()
+    dataset = rewritten_manifest(tmp_path, index_sha256=sha256)
+    flip_byte(tmp_path / "shard-000003.tar", 600)
+    span = make_reader(Storage(), dataset, 4).span(8)
+    assert span.crc32 == 0 and read_members(span.data)["__key__"] == "s008"
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "shard-000003.tar"
+    path.write_bytes(path.read_bytes()[:-512])
+
+
+def made_longer(folder: Path) -> None:
+    with (folder / "shard-000003.tar").open("ab") as stream:
+        stream.write(bytes(512))
+
+
+def other_index(folder: Path) -> None:
+    (folder / "shard-000003.idx").write_bytes((folder / "shard-000002.idx").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_short, "does not match its manifest: expected"),
+        (made_longer, "does not match its manifest: expected"),
+        (lambda folder: (folder / "shard-000003.tar").unlink(), "a shard is missing"),
+        (lambda folder: (folder / "shard-000003.idx").unlink(), "the index of .* is missing"),
+        (other_index, "is not the index that the manifest names"),
+    ],
+)
+def test_a_shard_that_is_not_the_manifests_stops_the_run(
+    small, make_reader, tmp_path, damage, message
+):
+    damage(tmp_path)
+    reader = make_reader(Storage(), small, 4)
+    assert read_members(reader.span(0).data)["__key__"] == "s000"
+    for _ in range(2):  # the failure is not kept for an answer
+        with pytest.raises(DataError, match=message) as caught:
+            reader.span(11)
+    assert "shard-000003" in str(caught.value) and "\n" not in str(caught.value)
+    reader.prefetch(11)  # in the background nobody is there to hear of it
+
+
+def test_an_index_with_other_rows_than_the_manifest_says_stops_the_run(
+    small, make_reader, tmp_path
+):
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["shards"][-1]["num_samples"] = 5
+    manifest["num_samples"] += 1
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    reader = make_reader(Storage(), dataset_at(tmp_path / "manifest.json"), 4)
+    with pytest.raises(DataError, match="expected 5 rows, found 4"):
+        reader.span(11)
+
+
+def test_a_shard_that_vanishes_during_the_run_stops_it(small, make_reader, tmp_path):
+    reader = make_reader(Storage(), small, 2)
+    reader.span(8)
+    (tmp_path / "shard-000003.tar").unlink()
+    with pytest.raises(DataError, match="a shard has vanished"):
+        reader.span(11)
+
+
+def test_closing_ends_the_reading_threads(small):
+    before = set(threading.enumerate())
+    reader = ChunkReader(Storage(), small, 2, 8)
+    for sample in range(12):
+        reader.prefetch(sample)
+    reader.close()
+    assert set(threading.enumerate()) == before
