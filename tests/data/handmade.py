@@ -1,6 +1,9 @@
-"""Small datasets made by hand, for what no tool would write, and a run that reads them."""
+"""Small datasets made by hand, for what no tool would write, and runs that read them."""
 
 import io
+import itertools
+import json
+import tarfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +13,13 @@ import numpy as np
 from PIL import Image
 
 from mixer_dist.config import RunConfig, parse
-from mixer_dist.data.manifest import DatasetManifest
+from mixer_dist.data.batch import Batch
+from mixer_dist.data.manifest import Dataset, DatasetManifest, load_dataset
 from mixer_dist.data.shards import ShardBuilder
+from mixer_dist.data.stream import Cursor, Share, TrainStream, micro_batch_shape
 from mixer_dist.storage import Storage
+
+DEPTH_RATES = [0.0, 0.3, 0.6]
 
 Sample = tuple[str, Mapping[str, bytes]]
 
@@ -106,3 +113,53 @@ def stream_config(*manifests: str, **changes: Any) -> RunConfig:
             node = node.setdefault(name, {})
         node[leaf] = value
     return parse(RunConfig, tree, "a test")
+
+
+def files_of(folder: Path) -> list[dict[str, bytes]]:
+    """Every sample's members in storage order, as Python's tarfile reads them."""
+    samples: list[dict[str, bytes]] = []
+    names = [
+        shard["name"] for shard in json.loads((folder / "manifest.json").read_text())["shards"]
+    ]
+    for name in names:
+        with tarfile.open(folder / name) as tar:
+            for key, members in itertools.groupby(tar, lambda m: m.name.rpartition(".")[0]):
+                content = {m.name.rpartition(".")[2]: tar.extractfile(m).read() for m in members}
+                samples.append({"__key__": key, **content})
+    return samples
+
+
+def dataset_of(config: RunConfig) -> Dataset:
+    """What a run trains on."""
+    return load_dataset(Storage(), [(e.manifest, e.repeats) for e in config.data.train])
+
+
+def open_stream(
+    config: RunConfig,
+    cursor: Cursor | None = None,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    storage: Storage | None = None,
+) -> TrainStream:
+    """One rank's stream, its thread already at work."""
+    size, accumulation = micro_batch_shape(config, world_size)
+    share = Share(rank, world_size, size * accumulation)
+    place = storage or Storage(), cursor or Cursor(), share
+    return TrainStream(config, dataset_of(config), *place, DEPTH_RATES)
+
+
+def batches_of(config: RunConfig, num_batches: int, *args: Any, **kwargs: Any) -> list[Batch]:
+    """The first batches of a stream, which is then closed."""
+    with open_stream(config, *args, **kwargs) as stream:
+        return list(itertools.islice(stream, num_batches))
+
+
+# (shard, index) of the samples that `twelve` writes.
+PLACES = [(0, i) for i in range(5)] + [(1, i) for i in range(3)] + [(2, i) for i in range(4)]
+
+
+def twelve(folder: Path, damaged: dict[int, dict[str, bytes]]) -> str:
+    """Twelve samples in shards of 5, 3 and 4, some of them with other members; the manifest."""
+    samples = [(f"s{n:03}", damaged.get(n, good_sample(n)[1])) for n in range(12)]
+    return write_dataset(folder, [samples[:5], samples[5:8], samples[8:]])

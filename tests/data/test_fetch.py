@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,13 @@ from mixer_dist.data.manifest import Dataset, load_dataset
 from mixer_dist.data.members import BadSampleError, read_members
 from mixer_dist.errors import DataError
 from mixer_dist.storage import Storage
-from tests.data.handmade import CountingStorage, flip_byte, good_sample, write_dataset
+from tests.data.handmade import (
+    CountingStorage,
+    files_of,
+    flip_byte,
+    good_sample,
+    write_dataset,
+)
 
 
 @pytest.fixture
@@ -44,20 +49,6 @@ def small(tmp_path) -> Dataset:
     numbers = itertools.count()
     shards = [[good_sample(next(numbers)) for _ in range(size)] for size in (5, 0, 3, 4)]
     return dataset_at(write_dataset(tmp_path, shards))
-
-
-def files_of(folder: Path) -> list[dict[str, bytes]]:
-    """Every sample's members in storage order, as Python's tarfile reads them."""
-    samples: list[dict[str, bytes]] = []
-    names = [
-        shard["name"] for shard in json.loads((folder / "manifest.json").read_text())["shards"]
-    ]
-    for name in names:
-        with tarfile.open(folder / name) as tar:
-            for key, members in itertools.groupby(tar, lambda m: m.name.rpartition(".")[0]):
-                content = {m.name.rpartition(".")[2]: tar.extractfile(m).read() for m in members}
-                samples.append({"__key__": key, **content})
-    return samples
 
 
 @pytest.mark.parametrize("chunk_samples", [1, 40, 1000])
