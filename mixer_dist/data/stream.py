@@ -191,7 +191,8 @@ class TrainStream:
             mine = self._mine(positions)
             rows = list(islice(stream, len(mine)))
             _check_positions(rows, mine, self._config.data.stages)
-            yield self._batch(step, rows, mine, int(positions[-1]) + 1)
+            batch = self._batch(step, rows, mine, int(positions[-1]) + 1)
+            yield batch.pinned() if distributed.device().type == "cuda" else batch
 
     def _batch(
         self, step: int, rows: Sequence[Sample], mine: NDArray[np.int64], next_position: int
