@@ -18,14 +18,14 @@ from pathlib import Path
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
+
+from data_tools import sample_data, shard
+from mixer_dist.metrics import Line, read_metrics
+from mixer_dist.run_dir import RunDir
+from mixer_dist.storage import Storage
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from data_tools import sample_data, shard  # noqa: E402
-from mixer_dist.metrics import Line, read_metrics  # noqa: E402
-from mixer_dist.run_dir import RunDir  # noqa: E402
-from mixer_dist.storage import Storage  # noqa: E402
-
 FILES = Path("runs/same_run")
 ENGINES = ("ddp", "fsdp", "zero1", "zero2")
 WORLD_SIZES = (1, 2, 3, 4)

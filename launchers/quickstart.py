@@ -19,13 +19,13 @@ from typing import Any
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
+
+from data_tools import sample_data, shard
+from launchers import local_s3
+from mixer_dist.errors import MixerError
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from data_tools import sample_data, shard  # noqa: E402
-from launchers import local_s3  # noqa: E402
-from mixer_dist.errors import MixerError  # noqa: E402
-
 FILES = Path("runs/quickstart")
 RUN_DIR = FILES / "run"
 CONFIG = "configs/quickstart.yaml"

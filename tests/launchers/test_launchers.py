@@ -64,11 +64,8 @@ def submission(project: Path, path: str, *arguments: str, **settings: str) -> li
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
-def test_bash_and_shellcheck_accept_it(script):
+def test_bash_accepts_it(script):
     subprocess.run(["bash", "-n", script], check=True)
-    if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed")
-    subprocess.run(["shellcheck", script], check=True)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
