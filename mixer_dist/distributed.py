@@ -173,6 +173,9 @@ def prepare_deepspeed() -> None:
     if device().type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")
+    os.environ.setdefault(
+        "LOCAL_RANK", str(placement().local_rank)
+    )  # srun and plain python lack it
     from deepspeed.ops import __compatible_ops__
 
     # init_distributed would build this operator for 100 s; a kill meanwhile leaves a lock on which

@@ -89,6 +89,24 @@ def test_killed_and_resumed_on_the_same_ranks_it_is_bitwise_the_same(ranks, digi
     assert hashes[0] == hashes[1]
 
 
+def pretrain_without_torchrun(arguments: list[str], environment: dict[str, str]) -> int:
+    """The verb in a process that knows of no torchrun."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        del os.environ[name]
+    os.environ.update(environment)
+    return pretrain(arguments)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}],
+    ids=["plain python", "srun"],
+)
+def test_zero_trains_without_torchrun(ranks, digits, tmp_path, environment):
+    arguments = [*overrides(digits, tmp_path / "run", "zero2"), "total_steps=6"]
+    assert ranks.run(1, pretrain_without_torchrun, arguments, environment) == [0]
+
+
 def test_a_finished_run_is_left_alone(ranks, digits, tmp_path):
     arguments = [*overrides(digits, tmp_path / "run", "single"), "total_steps=6"]
     assert ranks.run(1, pretrain, arguments) == [0]
