@@ -248,10 +248,10 @@ def _remove_leftovers(storage: Storage, destination: str, manifest: DatasetManif
 
 def _summary(folder: ImageFolder, manifest: DatasetManifest, seconds: float) -> str:
     num_left_out = len(folder.images) - manifest.num_samples
+    shards = "1 shard" if len(manifest.shards) == 1 else f"{len(manifest.shards):,} shards"
     return (
-        f"{manifest.num_samples:,} images of {len(folder.classes):,} classes "
-        f"in {len(manifest.shards):,} shards, {manifest.num_bytes / 1e6:,.1f} MB, "
-        f"{len(folder.images) / seconds:,.0f} images/s\n"
+        f"{manifest.num_samples:,} images of {len(folder.classes):,} classes in {shards}, "
+        f"{manifest.num_bytes / 1e6:,.1f} MB, {len(folder.images) / seconds:,.0f} images/s\n"
         f"left out: {num_left_out:,} unreadable images; "
         f"ignored: {folder.num_ignored:,} files that are hidden or no images by name"
     )

@@ -2,7 +2,7 @@
 # Pretrains on this machine: a process for each GPU, or two on a machine without any.
 #
 #   launchers/local.sh configs/quickstart.yaml
-#   launchers/local.sh configs/quickstart.yaml engine.name=ddp total_steps=20
+#   launchers/local.sh configs/quickstart.yaml engine.name=ddp run_dir=runs/ddp
 #   NPROC=4 launchers/local.sh configs/quickstart.yaml
 #       on a cluster: DATA=... launchers/pretrain_h14.sh
 #

@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 EXIT_CODES = """\
 exit codes:
-  0 done    1 failed while running    2 refused before any work
+  0 done    1 failed while running    2 refused before any work    130 interrupted
 """
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -176,6 +177,7 @@ def prepare_deepspeed() -> None:
     os.environ.setdefault(
         "LOCAL_RANK", str(placement().local_rank)
     )  # srun and plain python lack it
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     from deepspeed.ops import __compatible_ops__
 
     # init_distributed would build this operator for 100 s; a kill meanwhile leaves a lock on which

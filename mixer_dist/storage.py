@@ -1,6 +1,7 @@
 """Files on disks and in buckets, the same through fsspec: read, ranged read, list, atomic write."""
 
 import errno
+import logging
 import os
 import random
 import threading
@@ -22,7 +23,14 @@ from botocore.exceptions import (
 )
 
 from mixer_dist.config import StorageConfig
-from mixer_dist.errors import AccessError, ConfigError, MissingError, MixerError, StorageError
+from mixer_dist.errors import (
+    AccessError,
+    ConfigError,
+    MissingError,
+    MixerError,
+    RefusedError,
+    StorageError,
+)
 
 DEADLINE_S = 60.0
 FIRST_DELAY_S = 0.2
@@ -34,6 +42,8 @@ _FINAL_ERRNOS = (errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT)
 _FINAL_CODES = ("AuthorizationHeaderMalformed", "PermanentRedirect", "InvalidBucketName", "301")
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 def join(base: str, *names: str) -> str:
@@ -132,8 +142,13 @@ class Storage:
     def check_writable(self, url: str) -> None:
         """Write and remove a small file in a folder, so that a run fails now, not hours later."""
         probe = join(url, f".probe-{os.getpid()}-{random.getrandbits(32):08x}")
-        self.write(probe, b"mixer_dist")
-        self.delete(probe)
+        try:
+            self.write(probe, b"mixer_dist")
+            self.delete(probe)
+        except MissingError as error:
+            raise MissingError(f"cannot write in {url}: {error.__cause__ or error}") from error
+        except StorageError as error:
+            raise RefusedError(f"cannot write in {url}: {error.__cause__ or error}") from error
 
     def open(self, url: str) -> tuple[Any, str]:
         """The fsspec file system of a URL, and the path in it."""
@@ -167,8 +182,10 @@ class Storage:
                 if final := _final_error(url, error):
                     raise final from error
                 if time.monotonic() + delay_s > give_up:
-                    message = f"{url}: {_reason(error)}, for {DEADLINE_S:.0f} s"
+                    message = f"{url}: {_reason(error)}, for {DEADLINE_S:.0f} s{_hint(url)}"
                     raise StorageError(message) from error
+                if delay_s == FIRST_DELAY_S:
+                    logger.warning("%s: %s; trying for %.0f s", url, _reason(error), DEADLINE_S)
             time.sleep(delay_s * random.uniform(0.5, 1.5))  # ranks must not come back in step
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
 
@@ -208,7 +225,7 @@ def _final_error(url: str, error: Exception) -> MixerError | None:
     if isinstance(error, PermissionError | NoCredentialsError | PartialCredentialsError):
         return AccessError(_access_line(url, error))
     if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
-        return StorageError(f"{url}: {_reason(error)}")
+        return ConfigError(f"{url}: a file is where a folder is expected, or a folder for a file")
     is_option = isinstance(error, BotoCoreError) and not isinstance(error, _PASSING)
     if is_option or isinstance(error, ImportError | ValueError):  # no such scheme or endpoint
         return ConfigError(f"cannot open {url!r}: {_reason(error)}")
@@ -251,6 +268,11 @@ def _write_remote(fs: Any, path: str, parts: Iterable[Any]) -> None:
         stream.discard()
         stream.closed = True  # else the garbage collector closes it, which completes the upload
         raise
+
+
+def _hint(url: str) -> str:
+    is_remote = "://" in url
+    return "; check the network, storage.*.endpoint_url or AWS_ENDPOINT_URL" if is_remote else ""
 
 
 def _reason(error: BaseException) -> str:

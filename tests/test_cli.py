@@ -234,3 +234,33 @@ def test_dry_run_of_the_papers_largest_model(capsys, monkeypatch):
     assert "432,350,952 parameters" in out
     assert "1,025,391 steps" in out
     assert "accumulate over 1" in out
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(capsys, small_run):
+    arguments, run_dir = small_run
+    assert cli.main(["pretrain", *arguments]) == 0
+    files = sorted((run_dir / "checkpoints").rglob("*.safetensors"))
+    for file in files:
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    capsys.readouterr()
+    code, line = refusal(capsys, "pretrain", *arguments)
+    assert code == 1
+    assert "none of the 2 checkpoints" in line
+    assert sorted((run_dir / "checkpoints").rglob("*.safetensors")) == files
+
+
+def test_a_run_directory_that_cannot_be_is_refused(capsys, small_run, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    code, line = refusal(capsys, "pretrain", *small_run[0], f"run_dir={tmp_path}/file")
+    assert code == 2
+    assert str(tmp_path / "file") in line
+
+
+def test_weights_are_exported_into_a_bucket(capsys, small_run, s3, monkeypatch):
+    arguments, run_dir = small_run
+    assert cli.main(["pretrain", *arguments]) == 0
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint_url)
+    url = f"{s3.new_bucket()}/mixer.npz"
+    checkpoint = str(run_dir / "checkpoints/step-00000004")
+    assert cli.main(["checkpoint", "export", checkpoint, url]) == 0
+    assert s3.storage().size(url) > 10_000

@@ -25,18 +25,18 @@ from mixer_dist.checkpoint.pieces import KINDS, Piece
 from mixer_dist.checkpoint.restore import Checkpoint, full_tensors
 from mixer_dist.checkpoint.save import write_pieces
 from mixer_dist.errors import CheckpointError, ConfigError, MissingError, RefusedError
-from mixer_dist.models.npz import from_official, read_npz, to_official, write_npz
+from mixer_dist.models.npz import from_official, npz_bytes, read_npz, to_official
 from mixer_dist.storage import Storage, join
 
 FORMATS = (".npz", ".safetensors")
 
 
 def export_weights(storage: Storage, checkpoint: Checkpoint, path: str) -> None:
-    """Write a checkpoint's weights to a local file, its format by the suffix; fp32."""
+    """Write a checkpoint's weights to one file or URL, its format by the suffix; fp32."""
     kind = _format(path)
     tensors = full_tensors(storage, checkpoint)
     if kind == ".npz":
-        write_npz(to_official(tensors, _patch_size(tensors)), path)
+        storage.write(path, npz_bytes(to_official(tensors, _patch_size(tensors))))
     else:
         storage.write(path, safetensors.torch.save(tensors))
 
@@ -67,7 +67,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
     """Weights of a file in our names, fp32; MissingError, ConfigError."""
     kind = _format(path)
     if not Path(path).is_file():
-        raise MissingError(f"no weights file at {path}")
+        raise MissingError(f"no weights file at {path}; it has to be a local file")
     try:
         tensors = (
             from_official(read_npz(path)) if kind == ".npz" else safetensors.torch.load_file(path)

@@ -44,7 +44,10 @@ def read_checkpoint(storage: Storage, url: str) -> Checkpoint:
         tree = json.loads(storage.read(location))
         return Checkpoint(url, parse(CheckpointManifest, tree, location))
     except MissingError:
-        raise MissingError(f"no checkpoint at {url}: it has no {MANIFEST_NAME}") from None
+        raise MissingError(
+            f"no checkpoint at {url}: it has no {MANIFEST_NAME}; "
+            "`mixer-dist checkpoint ls RUN_DIR` lists a run's checkpoints"
+        ) from None
     except (ValueError, ConfigError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{url} has a damaged manifest: {reason}") from None
@@ -66,9 +69,9 @@ def list_checkpoints(storage: Storage, run_dir: RunDir) -> tuple[list[Checkpoint
 
 
 def newest_verified(storage: Storage, run_dir: RunDir) -> Checkpoint | None:
-    """The newest checkpoint whose every byte is right. All ranks must call this.
+    """The newest checkpoint whose every byte is right, None for none. All ranks must call this.
 
-    Walks back over torn and damaged ones, naming each.
+    Walks back over torn and damaged ones, naming each; CheckpointError where all are damaged.
     """
     logger = logging.getLogger(__name__)
     urls: list[str] = []
@@ -77,13 +80,19 @@ def newest_verified(storage: Storage, run_dir: RunDir) -> Checkpoint | None:
         urls = [checkpoint.url for checkpoint in checkpoints]
         for problem in problems:
             logger.warning("passed over: %s", problem)
-    for url in distributed.share(urls):
+    found = distributed.share(urls)
+    for url in found:
         checkpoint = read_checkpoint(storage, url)
         problems = verify(storage, checkpoint)
         if not problems:
             return checkpoint
         if distributed.is_main():
             logger.warning("passed over: %s: %s", url, "; ".join(problems))
+    if found:  # beginning anew would overwrite what may yet be mended
+        raise CheckpointError(
+            f"none of the {len(found)} checkpoints in {run_dir.checkpoints} verifies: restore one, "
+            "or choose another run_dir to begin at step 0"
+        )
     return None
 
 

@@ -76,7 +76,7 @@ def resized_as_evaluated(image: Image, resize_px: int, crop_px: int) -> torch.Te
     """Resize to a square and take its centre, as the official evaluation does: (3, crop, crop).
 
     Bilinear with half-pixel centres, without antialiasing, truncated to uint8: bit for bit what
-    TensorFlow gives. Torch's interpolate sums in another order and makes flat areas a level darker.
+    TensorFlow gives. Torch's interpolate rounds otherwise: at 37 px flat areas come out darker.
     """
     edge = (resize_px - crop_px) // 2
     height, width, _ = image.shape

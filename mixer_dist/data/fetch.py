@@ -15,6 +15,7 @@ from mixer_dist.errors import DataError, MissingError
 from mixer_dist.storage import Storage
 
 NUM_READS = 3  # of a span whose CRC is wrong, before the sample counts as damaged
+NUM_BEYOND = 16  # samples after a chunk that may stand in for one of a damaged chunk
 NUM_READERS = 8  # range reads under way at once
 NUM_INDEXES = 256  # kept in memory, 16 bytes a sample
 
@@ -69,10 +70,16 @@ class ChunkReader:
         return span
 
     def neighbours(self, sample: int) -> Iterator[int]:
-        """The sample and then the others of its chunk, cyclically: whom a damaged one falls to."""
+        """The sample and whom it falls to when it is damaged: the others of its chunk, cyclically.
+
+        After them, because a chunk may be one sample only, those that follow the chunk.
+        """
+        total = int(self._begins[-1])
         first = sample // self._chunk_samples * self._chunk_samples
-        size = min(self._chunk_samples, int(self._begins[-1]) - first)
-        return (first + (sample - first + step) % size for step in range(size))
+        size = min(self._chunk_samples, total - first)
+        yield from (first + (sample - first + step) % size for step in range(size))
+        beyond = min(NUM_BEYOND, total - size)
+        yield from ((first + size + step) % total for step in range(beyond))
 
     def place(self, sample: int) -> tuple[int, int]:
         """(shard, index in shard) of a sample."""

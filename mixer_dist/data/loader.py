@@ -58,8 +58,9 @@ class Loader:
                 return loaded | {"bad_samples": _replaced(bad, loaded["index"])}
             bad.append(loaded)
         raise DataError(
-            f"no sample of a whole chunk can be read: {bad[0].shard}, samples around "
-            f"{bad[0].index}; the first: {bad[0].reason}"
+            f"{len(bad)} samples in a row are damaged, from sample {bad[0].index} of "
+            f"{bad[0].shard} on ({bad[0].key or 'key unknown'}: {bad[0].reason}): shard the "
+            "dataset anew or restore the file"
         )
 
     def _try(self, sample: Sample, candidate: int) -> Sample | BadSample:

@@ -18,7 +18,7 @@ from mixer_dist.checkpoint.restore import (
     verified,
 )
 from mixer_dist.config import EvaluationConfig, RunConfig
-from mixer_dist.data.manifest import load_dataset
+from mixer_dist.data.manifest import Dataset, load_dataset
 from mixer_dist.errors import ConfigError, MissingError
 from mixer_dist.eval.features import dataset_features
 from mixer_dist.eval.fewshot import fewshot_accuracy
@@ -102,13 +102,21 @@ def restored_model(config: RunConfig, storage: Storage, checkpoint: Checkpoint) 
     return model.to(distributed.device(), torch.float32).eval()
 
 
+def _classes(dataset: Dataset) -> str:
+    names = dataset.classes or ()
+    return f"{len(names)} classes ({', '.join(names[:3])}…)"
+
+
 def fewshot_result(
     config: RunConfig, task: EvaluationConfig, subject: Subject, storage: Storage
 ) -> dict[str, Any]:
     """Accuracy of each seed and their mean, with all that tells how it was computed."""
     train, test = (load_dataset(storage, [(url, 1)]) for url in (task.train, task.test))
     if train.classes != test.classes:
-        raise ConfigError(f"{task.train} and {task.test} have different classes")
+        raise ConfigError(
+            f"{task.name}: train has {_classes(train)} and test {_classes(test)}: "
+            "shard both from folders with the same class names"
+        )
     pool = dataset_features(subject.model, config, task, train, storage)
     queries = dataset_features(subject.model, config, task, test, storage)
     per_seed = [fewshot_accuracy(*pool, *queries, task.shots, s, task.l2) for s in task.seeds]

@@ -13,6 +13,7 @@ models/mlp_mixer.py): `embedding/…`, `Mixer/encoder_norm/…`, and in `Mixer/e
 `token_mixing_phase_0/kernel1` and the like.
 """
 
+import io
 import math
 import os
 import re
@@ -63,17 +64,23 @@ def load_npz(model: MlpMixer, path: str | os.PathLike[str]) -> None:
 
 def save_npz(model: MlpMixer, path: str | os.PathLike[str]) -> None:
     """Write the model's parameters as an official .npz file; equal weights give equal bytes."""
-    write_npz(to_official(model.state_dict(), model.patch_size), path)
+    _write_npz(to_official(model.state_dict(), model.patch_size), path)
 
 
-def write_npz(arrays: Mapping[str, Array], path: str | os.PathLike[str]) -> None:
-    """Write official arrays whole or not at all, the same bytes for the same values."""
+def npz_bytes(arrays: Mapping[str, Array]) -> bytes:
+    """Official arrays as the bytes of an .npz file, the same for the same values."""
+    buffer = io.BytesIO()
+    # np.savez stamps every member with the same fixed date, so the order decides.
+    np.savez(buffer, **{key: arrays[key] for key in sorted(arrays)})  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _write_npz(arrays: Mapping[str, Array], path: str | os.PathLike[str]) -> None:
+    """Write official arrays whole or not at all."""
     target = Path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
-            # np.savez stamps every member with the same fixed date, so the order decides.
-            np.savez(file, **{key: arrays[key] for key in sorted(arrays)})  # type: ignore[arg-type]
+        partial.write_bytes(npz_bytes(arrays))
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

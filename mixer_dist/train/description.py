@@ -64,7 +64,8 @@ def _schedule(config: RunConfig) -> str:
 
 def _data(config: RunConfig, dataset: Dataset) -> str:
     epochs = config.total_steps * config.global_batch_size / dataset.num_samples
+    shards = "1 shard" if len(dataset.parts) == 1 else f"{len(dataset.parts):,} shards"
     return (
-        f"Data: {dataset.num_samples:,} images in {len(dataset.parts):,} shards "
-        f"({dataset.num_bytes / 1e6:,.1f} MB); the run reads them {epochs:.1f} times."
+        f"Data: {dataset.num_samples:,} images in {shards} ({dataset.num_bytes / 1e6:,.1f} MB); "
+        f"the run reads them {epochs:.1f} times."
     )

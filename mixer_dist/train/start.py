@@ -144,7 +144,7 @@ def _log_start(attempt: Attempt, checkpoint: Checkpoint | None) -> None:
         return
     written_by = checkpoint.manifest.written_by
     logger.info(
-        "Attempt %d resumes from %s (step %d, written by %s on %d ranks).",
+        "Attempt %d resumes from %s (step %d, written by %s, world size %d).",
         attempt.attempt, checkpoint.url, checkpoint.manifest.step, written_by.engine,
         written_by.world_size,
     )  # fmt: skip

@@ -129,12 +129,14 @@ def test_evaluation_resize_rounds_otherwise_only_beside_whole_numbers():
     assert np.abs(exact - np.round(exact))[differing].max(initial=0) < 1e-3
 
 
-@pytest.mark.parametrize("shade", [1, 77, 200, 255])
-def test_evaluation_resize_leaves_flat_images_as_they_are(shade):
-    """Weights that sum to just below 1 would make some of these pixels darker."""
-    for height, width in [(300, 400), (500, 333), (17, 1001)]:
+@pytest.mark.parametrize(
+    ("height", "width", "resize_px"), [(300, 400, 256), (31, 45, 37), (50, 50, 37), (17, 1001, 73)]
+)
+def test_evaluation_resize_leaves_flat_images_as_they_are(height, width, resize_px):
+    """Weights that sum to just below 1, as torch's do at 37 px, would make pixels darker."""
+    for shade in range(0, 256, 5):
         image = np.full((height, width, 3), shade, np.uint8)
-        assert (resized_as_evaluated(image, 256, 224) == shade).all()
+        assert (resized_as_evaluated(image, resize_px, 32) == shade).all()
 
 
 def test_training_resize_takes_every_pixel_into_account():

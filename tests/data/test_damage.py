@@ -85,10 +85,18 @@ def test_a_replaced_image_keeps_the_crop_of_its_position(tmp_path):
         assert torch.equal(a.images, b.images) and torch.equal(a.depth_masks, b.depth_masks)
 
 
-def test_a_whole_chunk_of_damage_stops_the_run(tmp_path):
+def test_a_whole_chunk_of_damage_falls_to_the_samples_after_it(tmp_path):
     text = {"jpg": b"text", "cls": b"1"}
     manifest = twelve(tmp_path, {8: text, 9: text, 10: text, 11: text})
-    with pytest.raises(DataError, match=r"no sample of a whole chunk .*shard-000002\.tar"):
+    bad = [bad for batch in batches_of(stream_config(manifest), 2) for bad in batch.bad_samples]
+    assert {record.shard.rsplit("/", 1)[1] for record in bad} == {"shard-000002.tar"}
+    assert {record.replaced_by for record in bad} == {0}
+
+
+def test_nothing_but_damage_stops_the_run(tmp_path):
+    text = {"jpg": b"text", "cls": b"1"}
+    manifest = twelve(tmp_path, dict.fromkeys(range(12), text))
+    with pytest.raises(DataError, match=r"12 samples in a row are damaged, .*shard-00000\d\.tar"):
         batches_of(stream_config(manifest), 2)
 
 

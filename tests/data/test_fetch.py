@@ -122,15 +122,15 @@ def test_samples_at_hand_ask_for_no_index_again(small, make_reader, monkeypatch)
     assert len(storage.reads) == 3
 
 
-def test_neighbours_are_the_rest_of_the_chunk_in_turn(small, make_reader):
+def test_neighbours_are_the_rest_of_the_chunk_and_then_those_behind_it(small, make_reader):
     reader = make_reader(Storage(), small, 5)
     found = [list(reader.neighbours(sample)) for sample in (0, 3, 9, 10, 11)]
     assert found == [
-        [0, 1, 2, 3, 4],
-        [3, 4, 0, 1, 2],
-        [9, 5, 6, 7, 8],
-        [10, 11],  # the last chunk is short
-        [11, 10],
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11],
+        [3, 4, 0, 1, 2, 5, 6, 7, 8, 9, 10, 11],
+        [9, 5, 6, 7, 8, 10, 11, 0, 1, 2, 3, 4],
+        [10, 11, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9],  # the last chunk is short
+        [11, 10, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
     ]
 
 

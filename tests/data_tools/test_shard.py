@@ -208,7 +208,7 @@ def test_unreadable_images_are_named_and_left_out(tmp_path, capfd):
     assert len(lines) == 4
     for path in (*bad, "a/link.png"):
         assert any(line.startswith(f"unreadable: {path}: ") for line in lines), path
-    assert "6 images of 2 classes in 1 shards" in printed.out
+    assert "6 images of 2 classes in 1 shard," in printed.out
     assert "left out: 4 unreadable images" in printed.out
     assert {each["__key__"] for each in samples(tmp_path / "shards")} == {
         f"{name}/{i}" for name in "ab" for i in range(3)
