@@ -300,16 +300,15 @@ def parse(section: type[S], tree: Any, source: str) -> S:
         return section.model_validate(tree)
     except ValidationError as error:
         problems = [_explain(section, problem) for problem in error.errors()]
-        raise ConfigError("\n  ".join([f"{source}: {_count(problems)}", *problems])) from None
+        if len(problems) == 1:
+            raise ConfigError(f"{source}: {problems[0]}") from None
+        lines = [f"{source}: {len(problems)} problems", *problems]
+        raise ConfigError("\n  ".join(lines)) from None
 
 
 def dump_config(config: Section) -> str:
     """The configuration as YAML that load_config reads back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _count(problems: Sequence[str]) -> str:
-    return "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
 
 
 def _explain(section: type[Section], problem: Any) -> str:

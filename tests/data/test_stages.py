@@ -1,6 +1,9 @@
 """A user's own stages, and closing: at once in any state, nothing left behind."""
 
 import itertools
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -109,3 +112,15 @@ def test_an_error_of_the_training_step_closes_the_stream(tmp_path):
         next(iter(stream))
         raise RuntimeError("out of memory")
     assert set(threading.enumerate()) == before
+
+
+def test_decoding_threads_leave_the_main_thread_its_cores():
+    """They compute on one core each; a main thread not yet at work would have taken that over."""
+    script = (
+        "import torch; from mixer_dist.data.loader import worker_threads as workers; "
+        "print(workers(1).submit(torch.get_num_threads).result(), torch.get_num_threads())"
+    )
+    command = [sys.executable, "-c", script]
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "2"]
