@@ -57,6 +57,18 @@ def test_accuracy_equals_the_official_algebra(shots, num_features, spread, l2):
     assert 0.05 < found < 1.0  # perfect, it would tell nothing
 
 
+@pytest.mark.parametrize("num_features", [8, 100])
+def test_rare_classes_weigh_as_in_the_official_algebra(num_features):
+    """Where classes differ in size, the constant column of 100 decides between them."""
+    features, labels = drawn(1, 400, num_features, 6, 6.0)
+    kept = np.concatenate([np.flatnonzero(labels == c)[: 25 // (c + 1)] for c in range(6)])
+    queries = drawn(2, 300, num_features, 6, 6.0)
+    for seed in range(4):
+        found = fewshot_accuracy(features[kept], labels[kept], *queries, 25, seed)
+        pool = features[kept], labels[kept]
+        assert found == reference_accuracy(*pool, *queries, 25, seed, 2.0**10)
+
+
 @the_same_cases
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 4), st.floats(0.1, 2000))
 def test_both_systems_solve_the_same_equations(num_images, num_features, num_classes, l2):
