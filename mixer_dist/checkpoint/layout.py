@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 
 from mixer_dist import __version__
-from mixer_dist.config import RunConfig, Section
+from mixer_dist.config import Section
 from mixer_dist.errors import CheckpointError
 
 MANIFEST_NAME = "manifest.json"
@@ -148,11 +148,3 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-
-
-def resolved_config(manifest: CheckpointManifest, source: str) -> RunConfig:
-    """The run's configuration in a manifest; CheckpointError for an imported checkpoint."""
-    try:
-        return RunConfig.model_validate(manifest.config)
-    except ValueError:
-        raise CheckpointError(f"{source} holds a model only, not a run's configuration") from None

@@ -21,7 +21,7 @@ from mixer_dist.checkpoint.layout import (
     piece_key,
 )
 from mixer_dist.config import parse
-from mixer_dist.errors import CheckpointError, ConfigError, MissingError, MixerError, StorageError
+from mixer_dist.errors import CheckpointError, ConfigError, MissingError, StorageError
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage, join
 
@@ -196,10 +196,3 @@ def verified(storage: Storage, url: str) -> Checkpoint:
     if problems := verify(storage, checkpoint):
         raise CheckpointError(f"{url} is damaged: {'; '.join(problems)}")
     return checkpoint
-
-
-def agree_on_restore(error: MixerError | None) -> None:
-    """CheckpointError on every rank where any failed to read. All ranks must call this."""
-    failures = [text for text in distributed.gather(str(error) if error else None) if text]
-    if failures:
-        raise CheckpointError(f"not restored: {failures[0]}") from error
