@@ -204,11 +204,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         print(describe_task(config, arguments.task, arguments.checkpoint))
         return
-    if distributed.world_size() > 1:
-        raise RefusedError("evaluate runs as one process: start it without torchrun or srun -n")
     start_logging(output_is_data=arguments.json)
     result = evaluate(config, arguments.task, arguments.checkpoint)
-    print(json.dumps(result) if arguments.json else _accuracy_line(result))
+    if distributed.is_main():
+        print(json.dumps(result) if arguments.json else _accuracy_line(result))
 
 
 def _accuracy_line(result: dict[str, Any]) -> str:

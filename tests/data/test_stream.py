@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from mixer_dist.config import RunConfig
-from mixer_dist.data.augment import depth_masks, mixup_lambda, training_image
+from mixer_dist.data.augment import depth_masks, mixup_lambda
 from mixer_dist.data.batch import Batch
 from mixer_dist.data.order import SampleOrder, Window, batch_positions, sample_digest
 from mixer_dist.data.stream import Cursor, micro_batch_shape, resolve_order, sample_order
@@ -22,6 +22,7 @@ from mixer_dist.errors import ConfigError
 from tests.data.handmade import (
     DEPTH_RATES,
     CountingStorage,
+    augmented,
     batches_of,
     dataset_of,
     files_of,
@@ -99,7 +100,7 @@ class Plain:
         chosen = [self.samples[self.begins[shard] + index] for _, shard, index in located]
         decoded = [np.array(Image.open(io.BytesIO(s["png"])).convert("RGB")) for s in chosen]
         images = [
-            training_image(image, SIZE_PX, self.seed, position, min_crop_area=0.05, flip=True)
+            augmented(image, SIZE_PX, self.seed, position, 0.05, flip=True)
             for image, position in zip(decoded, positions.tolist(), strict=True)
         ]
         crcs = np.array([self.crcs[shard][index] for _, shard, index in located])
