@@ -10,7 +10,7 @@
 import importlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from webdataset import DataPipeline
 
 from mixer_dist import distributed
-from mixer_dist.config import OrderConfig, RunConfig
+from mixer_dist.config import RunConfig
 from mixer_dist.data.augment import (
     depth_masks,
     draw,
@@ -34,15 +34,15 @@ from mixer_dist.data.loader import Loader, Sample, worker_threads
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.data.order import (
     OrderShape,
-    SampleOrder,
     Window,
+    batch_digest,
     batch_positions,
-    default_shape,
     largest_slice,
     rank_slice,
-    sample_digest,
+    sample_hashes,
 )
 from mixer_dist.data.parallel import Ahead, mapped
+from mixer_dist.data.run_data import order_shape, sample_order
 from mixer_dist.errors import ConfigError, DataError
 from mixer_dist.storage import Storage
 
@@ -69,30 +69,6 @@ class Share:
     rank: int
     world_size: int
     num_rows: int
-
-
-def resolve_order(config: RunConfig, dataset: Dataset) -> OrderConfig:
-    """The order's shape with every default filled in."""
-    given = config.data.order
-    size = given.round_samples or config.global_batch_size
-    defaults = default_shape(size, dataset.num_samples, dataset.num_bytes, given.lanes)
-    shape = {name: getattr(given, name) or value for name, value in asdict(defaults).items()}
-    if given.chunk_samples and not given.window:
-        shape["window"] = given.chunk_samples
-    return OrderConfig(**shape)
-
-
-def sample_order(config: RunConfig, dataset: Dataset) -> SampleOrder:
-    """The run's order of samples; ConfigError where its shape cannot be."""
-    shape = _order_shape(config, dataset)
-    try:
-        return SampleOrder(dataset.shard_sizes, config.seed, **asdict(shape))
-    except ValueError as error:
-        raise ConfigError(f"data.order: {error}") from None
-
-
-def _order_shape(config: RunConfig, dataset: Dataset) -> OrderShape:
-    return OrderShape(**resolve_order(config, dataset).model_dump())
 
 
 def _capacity_bytes(shape: OrderShape, world_size: int, dataset: Dataset) -> int:
@@ -137,7 +113,7 @@ class TrainStream:
         self._share = share
         self._depth_rates = np.asarray(depth_rates)
         self._order = sample_order(config, dataset)
-        shape = _order_shape(config, dataset)
+        shape = order_shape(config, dataset)
         capacity_bytes = _capacity_bytes(shape, share.world_size, dataset)
         self._loader = Loader(
             storage,
@@ -288,7 +264,7 @@ def user_stage(name: str) -> Stage:
 
 def _digest(rows: Sequence[Sample], positions: NDArray[np.int64]) -> int:
     columns = (np.array([row[name] for row in rows]) for name in ("shard", "index", "crc32"))
-    return sample_digest(positions, *columns)
+    return batch_digest(sample_hashes(positions, *columns))
 
 
 def _check_positions(

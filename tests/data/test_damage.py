@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from mixer_dist.data.batch import BadSample
-from mixer_dist.data.order import sample_digest
-from mixer_dist.data.stream import sample_order
+from mixer_dist.data.order import batch_digest, sample_hashes
+from mixer_dist.data.run_data import sample_order
 from mixer_dist.errors import DataError
 from tests.data.handmade import (
     PLACES,
@@ -41,7 +41,7 @@ def check_replaced(folder: Path, manifest: str, number: int, by: int, key: str, 
     crcs = [np.fromfile(folder / f"shard-{s:06d}.idx", INDEX_ROW)["f2"] for s in range(3)]
     columns = np.array([(*PLACES[n], crcs[PLACES[n][0]][PLACES[n][1]]) for n in used]).T
     total = sum(batch.digest for batch in batches) % 2**64
-    assert total == sample_digest(np.arange(12), *columns)
+    assert total == batch_digest(sample_hashes(np.arange(12), *columns))
 
 
 @pytest.mark.parametrize(("number", "by"), [(0, 1), (2, 3), (3, 0), (6, 7), (7, 4), (11, 8)])

@@ -16,8 +16,9 @@ from PIL import Image
 from mixer_dist.config import RunConfig
 from mixer_dist.data.augment import depth_masks, mixup_lambda
 from mixer_dist.data.batch import Batch
-from mixer_dist.data.order import SampleOrder, Window, batch_positions, sample_digest
-from mixer_dist.data.stream import Cursor, micro_batch_shape, resolve_order, sample_order
+from mixer_dist.data.order import SampleOrder, Window, batch_digest, batch_positions, sample_hashes
+from mixer_dist.data.run_data import resolve_order, sample_order
+from mixer_dist.data.stream import Cursor, micro_batch_shape
 from mixer_dist.errors import ConfigError
 from tests.data.handmade import (
     DEPTH_RATES,
@@ -110,7 +111,7 @@ class Plain:
             positions=positions.tolist(),
             masks=depth_masks(self.seed, positions, np.array(DEPTH_RATES)),
             keys=[sample["__key__"] for sample in chosen],
-            digest=sample_digest(positions, located[:, 1], located[:, 2], crcs),
+            digest=batch_digest(sample_hashes(positions, located[:, 1], located[:, 2], crcs)),
             mixup=mixup_lambda(self.seed, step, 0.5),
             step=step,
             next_position=int(positions[-1]) + 1,
