@@ -5,6 +5,7 @@ Images are uint8 (H, W, 3) until they are cropped and resized, then (3, S, S).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -84,11 +85,11 @@ def _crop_size(
     low, high = ASPECT_RATIOS
     ratio = low + ratio_draw * (high - low)
     least_px, most_px = min_area * height * width, 1.0 * height * width
-    tallest = round(float(np.sqrt(most_px / ratio)))
+    tallest = round(sqrt(most_px / ratio))
     if round(tallest * ratio) > width:
         tallest = int((width + 0.5 - 1e-7) / ratio)
     tallest = min(tallest, height)
-    shortest = min(round(float(np.sqrt(least_px / ratio))), tallest)
+    shortest = min(round(sqrt(least_px / ratio)), tallest)
     tall = shortest + int(height_draw * (tallest - shortest + 1))
     if tall * round(tall * ratio) < least_px:
         tall += 1
@@ -101,8 +102,8 @@ def _crop_size(
 
 def resized(image: Image, size_px: int) -> torch.Tensor:
     """An antialiased bilinear resize of (H, W, 3) to (3, size_px, size_px), uint8."""
-    if min(image.strides) < 0:
-        image = image.copy()  # torch takes no mirrored view
+    if min(image.strides) < 0:  # as a stage of the user's may leave it
+        image = image.copy()
     pixels = torch.from_numpy(image).permute(2, 0, 1)
     if pixels.shape[1:] == (size_px, size_px):
         return pixels

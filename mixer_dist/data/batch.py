@@ -83,9 +83,10 @@ _PER_IMAGE = ("images", "labels", "weights", "positions")
 
 def stack_images(images: Sequence[Tensor], num_rows: int, size_px: int) -> Tensor:
     """Images (3, S, S) as (num_rows, 3, S, S), zeros after the last."""
-    stacked = torch.zeros((num_rows, 3, size_px, size_px), dtype=torch.uint8)
+    stacked = torch.empty((num_rows, 3, size_px, size_px), dtype=torch.uint8)
     if images:
         torch.stack(list(images), out=stacked[: len(images)])
+    stacked[len(images) :] = 0
     return stacked
 
 

@@ -29,44 +29,55 @@ def image_type(data: bytes) -> str:
     raise ValueError("empty file" if not data else "neither JPEG, PNG nor WebP")
 
 
-def image_size(data: bytes) -> tuple[int, int]:
-    """(height, width) of the upright image, from its header; ValueError."""
-    height, width, orientation = _header(data)
-    return (width, height) if orientation in _SIDEWAYS else (height, width)
+class EncodedImage:
+    """A compressed image whose header has been read; ValueError with the reason where it cannot."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._is_jpeg = image_type(data) == "jpg"
+        height, width, self._orientation = self._header()
+        _check_pixels(height, width)
+        self._stored_size = height, width
+        is_sideways = self._orientation in _SIDEWAYS
+        self.size = (width, height) if is_sideways else (height, width)
+        """(height, width) of the upright image."""
+
+    def decode(self, reduction: int = 1) -> Pixels:
+        """The upright image as uint8 (H, W, 3) RGB; ValueError with the reason where that fails.
+
+        With a reduction of 2, 4 or 8 a JPEG comes out that many times smaller, rounded up.
+        """
+        if self._is_jpeg:
+            try:
+                return self._decode_jpeg(reduction)
+            except ValueError:
+                pass  # CMYK, or an irregularity that Pillow reads over
+        return _decode_with_pillow(self._data)
+
+    def _header(self) -> tuple[int, int, int]:
+        """Height and width as stored, and the EXIF orientation."""
+        if self._is_jpeg:
+            try:
+                height, width, _, _ = simplejpeg.decode_jpeg_header(self._data)
+                return height, width, _orientation(self._data)
+            except ValueError:
+                self._is_jpeg = False  # an irregularity that Pillow reads over
+        with _opened(self._data) as image:
+            return image.height, image.width, image.getexif().get(_EXIF_ORIENTATION, 1)
+
+    def _decode_jpeg(self, reduction: int) -> Pixels:
+        least = [-(-side // reduction) for side in self._stored_size]
+        pixels: Pixels = simplejpeg.decode_jpeg(
+            self._data, "RGB", min_height=least[0], min_width=least[1], min_factor=reduction
+        )
+        if self._orientation == 1:
+            return pixels
+        return np.ascontiguousarray(_UPRIGHT[self._orientation](pixels))
 
 
-def decode_image(data: bytes, reduction: int = 1) -> Pixels:
-    """The upright image as uint8 (H, W, 3) RGB; ValueError with the reason where that fails.
-
-    With a reduction of 2, 4 or 8 a JPEG may come out that many times smaller, rounded up.
-    """
-    if image_type(data) == "jpg":
-        try:
-            return _decode_jpeg(data, reduction)
-        except ValueError:
-            pass  # CMYK, or an irregularity that Pillow reads over
-    return _decode_with_pillow(data)
-
-
-def _header(data: bytes) -> tuple[int, int, int]:
-    """Height and width as stored, and the EXIF orientation."""
-    if image_type(data) == "jpg":
-        try:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            return height, width, _orientation(data)
-        except ValueError:
-            pass  # an irregularity that Pillow reads over
-    with _opened(data) as image:
-        return image.height, image.width, image.getexif().get(_EXIF_ORIENTATION, 1)
-
-
-def _decode_jpeg(data: bytes, reduction: int) -> Pixels:
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    _check_pixels(height, width)
-    least = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)}
-    pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_factor=reduction, **least)
-    orientation = _orientation(data)
-    return pixels if orientation == 1 else _UPRIGHT[orientation](pixels)
+def decode_image(data: bytes) -> Pixels:
+    """The upright image as uint8 (H, W, 3) RGB; ValueError with the reason where that fails."""
+    return EncodedImage(data).decode()
 
 
 def _decode_with_pillow(data: bytes) -> Pixels:

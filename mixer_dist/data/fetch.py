@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class Span:
     crc32: int
     data: bytes
 
-    @property
+    @cached_property
     def is_right(self) -> bool:
         """Whether its CRC is; unchecked bytes are taken for right."""
         return not self.crc32 or zlib.crc32(self.data) == self.crc32

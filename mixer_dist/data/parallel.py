@@ -3,14 +3,16 @@
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 _WAIT_S = 0.1
+GROUP = 8  # items a task: handing one over to a thread costs as much as some of them
 
 
 def mapped(
@@ -18,14 +20,18 @@ def mapped(
 ) -> Callable[[Iterable[A]], Iterator[B]]:
     """A stage that applies a function in an executor, `depth` items ahead, results in order."""
 
+    def of_group(items: Sequence[A]) -> list[B]:
+        return [function(item) for item in items]
+
     def stage(items: Iterable[A]) -> Iterator[B]:
-        pending: deque[Future[B]] = deque()
-        for item in items:
-            pending.append(executor.submit(function, item))
-            if len(pending) > depth:
-                yield pending.popleft().result()
+        pending: deque[Future[list[B]]] = deque()
+        stream = iter(items)
+        while group := list(islice(stream, GROUP)):
+            pending.append(executor.submit(of_group, group))
+            if len(pending) * GROUP > depth:
+                yield from pending.popleft().result()
         while pending:
-            yield pending.popleft().result()
+            yield from pending.popleft().result()
 
     return stage
 

@@ -29,7 +29,7 @@ from mixer_dist.data.augment import (
     training_image,
 )
 from mixer_dist.data.batch import Batch, filled, stack_images, stack_labels
-from mixer_dist.data.decode import decode_image, image_size
+from mixer_dist.data.decode import EncodedImage
 from mixer_dist.data.loader import Loader, Sample, worker_threads
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.data.order import (
@@ -41,7 +41,7 @@ from mixer_dist.data.order import (
     rank_slice,
     sample_hashes,
 )
-from mixer_dist.data.parallel import Ahead, mapped
+from mixer_dist.data.parallel import GROUP, Ahead, mapped
 from mixer_dist.data.run_data import order_shape, sample_order
 from mixer_dist.errors import ConfigError, DataError
 from mixer_dist.storage import Storage
@@ -152,7 +152,7 @@ class TrainStream:
         )
 
     def _mapped(self, function: Callable[[Sample], Sample]) -> Stage:
-        return mapped(function, self._workers, depth=4 * self._num_threads)
+        return mapped(function, self._workers, depth=2 * GROUP * self._num_threads)
 
     def _steps(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Each step with its global batch's positions."""
@@ -189,11 +189,10 @@ class TrainStream:
             yield mine, samples
 
     def _decode(self, sample: Sample) -> Sample:
-        size = image_size(sample["data"])
-        crop = training_crop(*size, sample["draws"], self._config.augment.min_crop_area)
-        reduction = reduction_for(crop, self._config.model.image_size)
-        image = decode_image(sample["data"], reduction)
-        return sample | {"image": image, "size": size, "crop": crop}
+        encoded = EncodedImage(sample["data"])
+        crop = training_crop(*encoded.size, sample["draws"], self._config.augment.min_crop_area)
+        image = encoded.decode(reduction_for(crop, self._config.model.image_size))
+        return sample | {"image": image, "size": encoded.size, "crop": crop}
 
     def _augment(self, sample: Sample) -> Sample:
         pixels = training_image(
