@@ -72,6 +72,9 @@ def worker_pool(num_workers: int) -> Iterator[ProcessPoolExecutor]:
 
 def _follow_parent(environment: dict[str, str]) -> None:
     """Workers leave Ctrl-C to the parent, and do not go on writing when it was killed."""
+    import torch  # which the fork server has loaded
+
+    torch.set_num_threads(1)  # there is a process for each core
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -26,7 +26,7 @@ def image_bytes(kind: str = "JPEG", shade: int = 100) -> bytes:
 def scene_pixels(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
     """Smooth random colours, which differ from those of any other seed as photographs do."""
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def encode(pixels: np.ndarray, kind: str = "JPEG", **options: Any) -> bytes:
