@@ -1,0 +1,164 @@
+"""The samples in a tar that anyone may have written: neighbouring files of one key, as spans."""
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import NamedTuple, Protocol
+
+from mixer_dist.data.members import split_name
+from mixer_dist.data.tar_headers import Member, TarError, read_headers
+from mixer_dist.storage import Storage
+
+READ_BYTES = 8 * 2**20  # a request of a tar that is read whole
+JUMP_BYTES = 8 * 2**10  # a request for headers only: with them comes a label, behind its header
+MAX_SAMPLE_BYTES = 2**31  # an index row holds 32 bits, and a sample passes through memory
+
+
+class TarReader(Protocol):
+    """A tar whose bytes are asked for in ascending order."""
+
+    num_bytes: int
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop), fewer at the tar's end."""
+        ...
+
+    def crc32(self, start: int, stop: int) -> int:
+        """Of bytes [start, stop), 0 where they are not read."""
+        ...
+
+    def forget(self, stop: int) -> None:
+        """Nothing before `stop` will be asked for again."""
+
+    def sha256(self) -> str | None:
+        """Of the whole tar, None where it is not read."""
+        ...
+
+
+class WholeTar:
+    """Reads every byte once, in large requests; `advance` is told how many came."""
+
+    def __init__(
+        self, storage: Storage, url: str, num_bytes: int, advance: Callable[[int], None]
+    ) -> None:
+        self.num_bytes = num_bytes
+        self._storage = storage
+        self._url = url
+        self._advance = advance
+        self._held = bytearray()
+        self._begin = 0  # of the bytes held
+        self._hash = hashlib.sha256()
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop), fewer at the tar's end."""
+        while self._begin + len(self._held) < min(stop, self.num_bytes):
+            self._read_on()
+        return bytes(self._held[start - self._begin : stop - self._begin])
+
+    def crc32(self, start: int, stop: int) -> int:
+        """Of bytes [start, stop)."""
+        return zlib.crc32(self.read(start, stop))
+
+    def forget(self, stop: int) -> None:
+        """Free what lies before `stop`."""
+        del self._held[: stop - self._begin]
+        self._begin = stop
+
+    def sha256(self) -> str:
+        """Of the whole tar, whose rest is read for it."""
+        while self._begin + len(self._held) < self.num_bytes:
+            self.forget(self._begin + len(self._held))
+            self._read_on()
+        return self._hash.hexdigest()
+
+    def _read_on(self) -> None:
+        at = self._begin + len(self._held)
+        data = self._storage.read_range(self._url, at, min(at + READ_BYTES, self.num_bytes))
+        self._hash.update(data)
+        self._held += data
+        self._advance(len(data))
+
+
+class TarHeaders:
+    """Reads what is asked for and a little more, jumping over images."""
+
+    def __init__(
+        self, storage: Storage, url: str, num_bytes: int, advance: Callable[[int], None]
+    ) -> None:
+        self.num_bytes = num_bytes
+        self._storage = storage
+        self._url = url
+        self._advance = advance
+        self._held = b""
+        self._begin = 0
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes [start, stop), fewer at the tar's end."""
+        stop = min(stop, self.num_bytes)
+        if not self._begin <= start <= stop <= self._begin + len(self._held):
+            end = min(max(stop, start + JUMP_BYTES), self.num_bytes)
+            self._held = self._storage.read_range(self._url, start, end)
+            self._begin = start
+            self._advance(len(self._held))
+        return self._held[start - self._begin : stop - self._begin]
+
+    def crc32(self, start: int, stop: int) -> int:
+        """0: unchecked."""
+        return 0
+
+    def forget(self, stop: int) -> None:
+        """Nothing is kept anyway."""
+
+    def sha256(self) -> None:
+        """None: not known."""
+
+
+class TarSample(NamedTuple):
+    """Where a sample lies: from its first header to the last block of its last member."""
+
+    key: str
+    begin: int
+    end: int
+    members: dict[str, Member]
+    """By their types."""
+
+
+def tar_samples(tar: TarReader) -> Iterator[TarSample]:
+    """Every sample of a tar in its order; TarError where the tar cannot be trusted.
+
+    Files without a type, hidden files and folders belong to no sample; those between two samples
+    lie outside their spans.
+    """
+    seen: set[str] = set()
+    for key, members in groupby(_named_members(tar), key=lambda named: named[0]):
+        if key in seen:
+            raise TarError(
+                f"{key}: its files are not side by side, or two samples have this key; "
+                "tar --sort=name puts them side by side"
+            )
+        seen.add(key)
+        yield _sample(key, [(kind, member) for _, kind, member in members])
+
+
+def _named_members(tar: TarReader) -> Iterator[tuple[str, str, Member]]:
+    """(key, type, member) of each file that belongs to a sample."""
+    for member in read_headers(tar.read, tar.num_bytes, has_end_mark=True):
+        _check_size(member.name, member.num_bytes)
+        key, kind = split_name(member.name)
+        if key:
+            yield key, kind, member
+
+
+def _sample(key: str, members: list[tuple[str, Member]]) -> TarSample:
+    by_type = dict(members)
+    if len(by_type) < len(members):
+        raise TarError(f"{key}: two members of one type: {', '.join(m.name for _, m in members)}")
+    begin, end = members[0][1].begin, members[-1][1].end
+    _check_size(key, end - begin)
+    return TarSample(key, begin, end, by_type)
+
+
+def _check_size(name: str, num_bytes: int) -> None:
+    if num_bytes > MAX_SAMPLE_BYTES:
+        raise TarError(f"{name}: {num_bytes} bytes; expected at most {MAX_SAMPLE_BYTES} a sample")
