@@ -13,16 +13,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
+from data_tools.destination import check_destination, check_reachable
 from data_tools.label_range import LabelRange, add_class_arguments, class_names
 from data_tools.storage_arguments import add_storage_arguments, storage_of
-from data_tools.tar_pool import NUM_WORKERS, each_tar
+from data_tools.tar_pool import add_workers_argument, each_tar
 from data_tools.tar_records import TarRecord, TarRecords
 from data_tools.tar_urls import expand_tars, whole_path
 from mixer_dist.data.labels import ShardLabels, shard_labels, write_labels
 from mixer_dist.data.manifest import MANIFEST_NAME, DatasetManifest, Shard
 from mixer_dist.data.tar_index import IndexOptions
-from mixer_dist.errors import ConfigError, DataError, MixerError, RefusedError
-from mixer_dist.storage import Storage, join
+from mixer_dist.errors import ConfigError, DataError, MixerError
+from mixer_dist.storage import join
 
 INTERRUPTED = 130
 
@@ -44,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _index(arguments: argparse.Namespace) -> int:
     storage, destination = storage_of(arguments), whole_path(arguments.destination)
     classes = class_names(arguments.classes)
-    _check_destination(storage, destination)
+    check_destination(storage, destination)
     urls = expand_tars(storage, arguments.tars)
-    _check_reachable(urls, destination)
+    check_reachable(urls, destination)
 
     records = TarRecords(storage, destination, urls, _options(arguments))
     num_classes = len(classes) if classes else arguments.num_classes
@@ -111,34 +112,10 @@ def _summary(manifest: DatasetManifest, num_without_image: int) -> str:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if arguments.workers < 1:
-        raise ConfigError(f"--workers must be at least 1, got {arguments.workers}")
     if not 0 < arguments.fraction <= 1:
         raise ConfigError(f"--fraction must be above 0 and at most 1, got {arguments.fraction}")
     if arguments.num_classes is not None and arguments.num_classes < 1:
         raise ConfigError(f"--num-classes must be at least 1, got {arguments.num_classes}")
-    if arguments.destination.endswith("://"):
-        raise ConfigError(f"DESTINATION must name a bucket, got {arguments.destination}")
-
-
-def _check_destination(storage: Storage, destination: str) -> None:
-    for place in (Path(destination), *Path(destination).parents):
-        if place.is_file():
-            raise RefusedError(f"{place} is a file; expected a folder or s3://bucket/prefix")
-    if storage.exists(join(destination, MANIFEST_NAME)):
-        raise RefusedError(
-            f"{destination} already holds a dataset ({MANIFEST_NAME}): "
-            "choose another destination or remove that one first"
-        )
-
-
-def _check_reachable(urls: Sequence[str], destination: str) -> None:
-    """A manifest in a bucket cannot name files that only this machine has."""
-    local = [url for url in urls if "://" not in url]
-    if local and "://" in destination:
-        raise ConfigError(
-            f"{local[0]} lies on this machine: choose a DESTINATION there, or upload the tars"
-        )
 
 
 def _options(arguments: argparse.Namespace) -> IndexOptions:
@@ -173,9 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--first-class", type=int, default=0, help="1 where labels count from 1 (default: 0)"
     )
-    parser.add_argument(
-        "--workers", type=int, default=NUM_WORKERS, help=f"tars at once (default: {NUM_WORKERS})"
-    )
+    add_workers_argument(parser)
     add_class_arguments(parser)
     add_storage_arguments(parser)
     return parser

@@ -1,5 +1,6 @@
 """Many tars at once, a thread each, with a bar on a terminal and a line every 30 s elsewhere."""
 
+import argparse
 import sys
 import threading
 import time
@@ -18,6 +19,24 @@ REPORT_S = 30.0
 T = TypeVar("T")
 Advance = Callable[[int], None]
 """Called with the number of bytes that have come; raises where the work is to end."""
+
+
+def add_workers_argument(parser: argparse.ArgumentParser) -> None:
+    """Let a tool take how many tars it reads at once."""
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        default=NUM_WORKERS,
+        metavar="N",
+        help=f"tars at once (default: {NUM_WORKERS})",
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
 
 
 def each_tar(

@@ -22,7 +22,7 @@ def read_members(span: bytes) -> dict[str, bytes | str]:
     """
     sample: dict[str, bytes | str] = {}
     try:
-        for member in read_headers(lambda start, stop: span[start:stop], len(span)):
+        for member in read_headers(lambda start, stop: span[start:stop], 0, len(span)):
             key, kind = split_name(member.name)
             if key and sample.setdefault("__key__", key) != key:
                 raise BadSampleError(f"its span of the tar holds {member.name} of another sample")

@@ -42,24 +42,26 @@ class Member(NamedTuple):
     @property
     def end(self) -> int:
         """Where its last block ends."""
-        return -(-self.stop // BLOCK) * BLOCK
+        return self.start + -(-self.num_bytes // BLOCK) * BLOCK
 
 
-def read_headers(read: Read, size: int, *, has_end_mark: bool = False) -> Iterator[Member]:
-    """Each plain file of `size` bytes of tar, links and the like refused; TarError.
+def read_headers(
+    read: Read, begin: int, end: int, *, has_end_mark: bool = False
+) -> Iterator[Member]:
+    """Each plain file in the bytes [begin, end) of a tar, links and the like refused; TarError.
 
     With `has_end_mark` a zero block must close it, as it closes every tar that was not cut off.
     """
-    at = begin = 0
+    at = begin
     extended: dict[str, str] = {}
-    while at < size:
+    while at < end:
         block = read(at, at + BLOCK)
         if has_end_mark and not any(block):
-            _check_rest(read, at, size)
+            _check_rest(read, at, end)
             return
         kind, member = _header(block, at, begin, extended)
-        if member.stop > size:
-            raise TarError(f"{member.name}: cut off: byte {member.stop} is its last, of {size}")
+        if member.stop > end:
+            raise TarError(f"{member.name}: cut off: it should end at {member.stop}, not at {end}")
         at = member.end
         if kind in _EXTENSIONS:
             extended |= _extension(kind, member, read)
@@ -68,7 +70,7 @@ def read_headers(read: Read, size: int, *, has_end_mark: bool = False) -> Iterat
             yield member
         begin, extended = at, {}
     if has_end_mark or extended:
-        raise TarError(f"cut off: it stops at byte {size} without an end mark")
+        raise TarError(f"cut off: it ends at byte {end} without an end mark")
 
 
 def _header(block: bytes, at: int, begin: int, extended: dict[str, str]) -> tuple[bytes, Member]:
@@ -158,9 +160,9 @@ def _pax_records(content: bytes) -> dict[str, str]:
     return records
 
 
-def _check_rest(read: Read, at: int, size: int) -> None:
+def _check_rest(read: Read, at: int, end: int) -> None:
     """After the end mark nothing may come: a tar of zeros would otherwise hide its samples."""
-    while at < size:
+    while at < end:
         rest = read(at, at + MAX_EXTENSION_BYTES)
         if rest.strip(b"\0"):
             raise TarError(f"data after its end mark, from byte {at} on; expected one tar a file")

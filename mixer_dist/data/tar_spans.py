@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple, Protocol
 
@@ -131,7 +131,8 @@ def tar_samples(tar: TarReader) -> Iterator[TarSample]:
     lie outside their spans.
     """
     seen: set[str] = set()
-    for key, members in groupby(_named_members(tar), key=lambda named: named[0]):
+    headers = read_headers(tar.read, 0, tar.num_bytes, has_end_mark=True)
+    for key, members in groupby(_named(headers), key=lambda named: named[0]):
         if key in seen:
             raise TarError(
                 f"{key}: its files are not side by side, or two samples have this key; "
@@ -141,9 +142,24 @@ def tar_samples(tar: TarReader) -> Iterator[TarSample]:
         yield _sample(key, [(kind, member) for _, kind, member in members])
 
 
-def _named_members(tar: TarReader) -> Iterator[tuple[str, str, Member]]:
+def read_key(tar: TarReader, begin: int, end: int) -> str:
+    """The key of a sample, from the first of its headers; TarError."""
+    for key, _, _ in _named(read_headers(tar.read, begin, end)):
+        return key
+    raise TarError(f"no file of a sample from byte {begin} to {end}")
+
+
+def sample_at(tar: TarReader, begin: int, end: int) -> TarSample:
+    """The sample in a span; TarError."""
+    members = list(_named(read_headers(tar.read, begin, end)))
+    if len({key for key, _, _ in members}) != 1:
+        raise TarError(f"expected one sample from byte {begin} to {end}")
+    return _sample(members[0][0], [(kind, member) for _, kind, member in members])
+
+
+def _named(members: Iterable[Member]) -> Iterator[tuple[str, str, Member]]:
     """(key, type, member) of each file that belongs to a sample."""
-    for member in read_headers(tar.read, tar.num_bytes, has_end_mark=True):
+    for member in members:
         _check_size(member.name, member.num_bytes)
         key, kind = split_name(member.name)
         if key:
