@@ -8,7 +8,7 @@ from mixer_dist.errors import MixerError
 IMAGE_TYPES = ("jpg", "jpeg", "png", "webp")
 LABEL_TYPES = ("cls", "json")
 READ_TYPES = (*IMAGE_TYPES, *LABEL_TYPES, "txt")
-PICKLE_TYPES = {"pyd", "pkl", "pickle", "pt", "pth"}
+PICKLE_TYPES = {"pyd", "pkl", "pickle", "pt", "pth"}  # a reader of these may run their code
 
 
 class BadSampleError(MixerError):
@@ -48,7 +48,7 @@ def split_name(name: str) -> tuple[str, str]:
     if not stem or not kind:
         return "", ""
     if not PICKLE_TYPES.isdisjoint(kind.split(".")):
-        raise TarError(f"{name}: a member of type .{kind} is never read, as it can run code")
+        raise TarError(f"{name}: a member of type .{kind} is never read")
     return folder + slash + stem, kind
 
 
