@@ -31,7 +31,7 @@ from mixer_dist.data.manifest import (
     name_in,
 )
 from mixer_dist.data.tar_headers import TarError
-from mixer_dist.data.tar_index import Labels, sample_labels
+from mixer_dist.data.tar_index import Labels, own_labels
 from mixer_dist.data.tar_spans import TarHeaders, read_key, sample_at
 from mixer_dist.errors import DataError, MixerError
 from mixer_dist.storage import Storage, join
@@ -121,7 +121,7 @@ def _relabel_shard(
         if new is not None:
             found.append(key)
         elif keep_others:
-            new = tuple(old.of(index)) if old else sample_labels(tar, sample_at(tar, begin, end))
+            new = tuple(old.of(index)) if old else own_labels(sample_at(tar, begin, end))
         if new is None:
             unlabelled.append(key)
         labels.append(new or ())

@@ -56,6 +56,8 @@ def read_headers(
     extended: dict[str, str] = {}
     while at < end:
         block = read(at, at + BLOCK)
+        if len(block) < BLOCK:
+            raise TarError(f"cut off: the header at byte {at} is not whole")
         if has_end_mark and not any(block):
             _check_rest(read, at, end)
             return
@@ -91,7 +93,7 @@ def _parse(block: bytes, at: int) -> tuple[str, bytes, int]:
     try:
         unsummed = block[148:156]  # the checksum itself, taken as spaces in the sum
         expected = sum(block) - sum(unsummed) + 8 * 0x20
-        if len(block) < BLOCK or int(unsummed.strip(b"\0 "), 8) != expected:
+        if int(unsummed.strip(b"\0 "), 8) != expected:
             raise ValueError("wrong checksum")
         num_bytes = _number(block[124:136])
     except ValueError as error:

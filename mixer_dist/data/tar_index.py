@@ -7,7 +7,7 @@ import numpy as np
 
 from mixer_dist.config import Section
 from mixer_dist.data.manifest import INDEX_ROW, Index
-from mixer_dist.data.members import IMAGE_TYPES, LABEL_TYPES, BadSampleError, labels_of
+from mixer_dist.data.members import IMAGE_TYPES, BadSampleError, labels_of
 from mixer_dist.data.tar_headers import TarError
 from mixer_dist.data.tar_spans import TarReader, TarSample, tar_samples
 
@@ -49,7 +49,7 @@ def index_tar(tar: TarReader, options: IndexOptions) -> TarIndex:
         else:
             num_images += 1
             if is_in_fraction(sample.key, options.fraction):
-                labels.append(sample_labels(tar, sample))
+                labels.append(own_labels(sample))
                 crc32 = tar.crc32(sample.begin, sample.end)
                 rows.append((sample.begin, sample.end - sample.begin, crc32))
         tar.forget(sample.end)
@@ -58,15 +58,10 @@ def index_tar(tar: TarReader, options: IndexOptions) -> TarIndex:
     return TarIndex(np.array(rows, INDEX_ROW), tuple(labels), num_without_image)
 
 
-def sample_labels(tar: TarReader, sample: TarSample) -> Labels:
+def own_labels(sample: TarSample) -> Labels:
     """The labels in a sample's own members."""
-    members = {
-        kind: tar.read(sample.members[kind].start, sample.members[kind].stop)
-        for kind in LABEL_TYPES
-        if kind in sample.members
-    }
     try:
-        return tuple(labels_of({"__key__": sample.key, **members}))
+        return tuple(labels_of(sample.labels))
     except BadSampleError:
         return None
 

@@ -2,11 +2,11 @@
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple, Protocol
 
-from mixer_dist.data.members import split_name
+from mixer_dist.data.members import LABEL_TYPES, split_name
 from mixer_dist.data.tar_headers import Member, TarError, read_headers
 from mixer_dist.storage import Storage
 
@@ -122,6 +122,8 @@ class TarSample(NamedTuple):
     end: int
     members: dict[str, Member]
     """By their types."""
+    labels: dict[str, bytes | str]
+    """What of a webdataset sample `labels_of` may look at."""
 
 
 def tar_samples(tar: TarReader) -> Iterator[TarSample]:
@@ -132,47 +134,59 @@ def tar_samples(tar: TarReader) -> Iterator[TarSample]:
     """
     seen: set[str] = set()
     headers = read_headers(tar.read, 0, tar.num_bytes, has_end_mark=True)
-    for key, members in groupby(_named(headers), key=lambda named: named[0]):
+    for key, group in groupby(_files(tar, headers), key=lambda file: file.key):
         if key in seen:
             raise TarError(
                 f"{key}: its files are not side by side, or two samples have this key; "
                 "tar --sort=name puts them side by side"
             )
         seen.add(key)
-        yield _sample(key, [(kind, member) for _, kind, member in members])
+        yield _sample(list(group))
 
 
 def read_key(tar: TarReader, begin: int, end: int) -> str:
     """The key of a sample, from the first of its headers; TarError."""
-    for key, _, _ in _named(read_headers(tar.read, begin, end)):
-        return key
+    for file in _files(tar, read_headers(tar.read, begin, end)):
+        return file.key
     raise TarError(f"no file of a sample from byte {begin} to {end}")
 
 
 def sample_at(tar: TarReader, begin: int, end: int) -> TarSample:
     """The sample in a span; TarError."""
-    members = list(_named(read_headers(tar.read, begin, end)))
-    if len({key for key, _, _ in members}) != 1:
+    files = list(_files(tar, read_headers(tar.read, begin, end)))
+    if len({file.key for file in files}) != 1:
         raise TarError(f"expected one sample from byte {begin} to {end}")
-    return _sample(members[0][0], [(kind, member) for _, kind, member in members])
+    return _sample(files)
 
 
-def _named(members: Iterable[Member]) -> Iterator[tuple[str, str, Member]]:
-    """(key, type, member) of each file that belongs to a sample."""
+class _File(NamedTuple):
+    """A file that belongs to a sample."""
+
+    key: str
+    type: str
+    member: Member
+    content: bytes
+    """Of a member that may hold a label, which is read while its bytes are at hand."""
+
+
+def _files(tar: TarReader, members: Iterable[Member]) -> Iterator[_File]:
     for member in members:
         _check_size(member.name, member.num_bytes)
         key, kind = split_name(member.name)
         if key:
-            yield key, kind, member
+            content = tar.read(member.start, member.stop) if kind in LABEL_TYPES else b""
+            yield _File(key, kind, member, content)
 
 
-def _sample(key: str, members: list[tuple[str, Member]]) -> TarSample:
-    by_type = dict(members)
-    if len(by_type) < len(members):
-        raise TarError(f"{key}: two members of one type: {', '.join(m.name for _, m in members)}")
-    begin, end = members[0][1].begin, members[-1][1].end
+def _sample(files: Sequence[_File]) -> TarSample:
+    key, begin, end = files[0].key, files[0].member.begin, files[-1].member.end
+    members = {file.type: file.member for file in files}
+    if len(members) < len(files):
+        names = ", ".join(file.member.name for file in files)
+        raise TarError(f"{key}: two members of one type: {names}")
     _check_size(key, end - begin)
-    return TarSample(key, begin, end, by_type)
+    labels = {file.type: file.content for file in files if file.type in LABEL_TYPES}
+    return TarSample(key, begin, end, members, {"__key__": key, **labels})
 
 
 def _check_size(name: str, num_bytes: int) -> None:
