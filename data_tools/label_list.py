@@ -25,6 +25,8 @@ def read_label_list(path: str) -> dict[str, tuple[int, ...]]:
         raise MissingError(f"cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} is no UTF-8 text in lines: {error}") from error
+    if not found:
+        raise ConfigError(f"{path} names no key; {EXPECTED} a line")
     return found
 
 
@@ -48,9 +50,10 @@ def _entry(row: Any, where: str) -> tuple[str, tuple[int, ...]]:
     try:
         key = row["key"]
         several = [row["label"]] if row.get("label") is not None else row["labels"]
-        labels = tuple(int(label) for label in several)
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        labels = tuple(int(str(label)) for label in several)  # 1.5 is no label
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {EXPECTED}, got {row}") from error
-    if not isinstance(key, str) or any(not 0 <= label < 2**31 for label in labels):
+    has_more = None in row  # fields than the header, says csv
+    if has_more or not isinstance(key, str) or any(not 0 <= label < 2**31 for label in labels):
         raise ConfigError(f"{where}: {EXPECTED}, got {row}")
     return key, labels
