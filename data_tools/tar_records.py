@@ -1,0 +1,119 @@
+"""What is known of each tar that is indexed, kept beside the indexes until all of them are done."""
+
+import hashlib
+from collections.abc import Sequence
+
+from aiohttp import ClientError
+
+from data_tools.tar_pool import Advance
+from data_tools.tar_urls import file_name
+from mixer_dist.config import Section
+from mixer_dist.data.manifest import Shard, name_in
+from mixer_dist.data.tar_headers import TarError
+from mixer_dist.data.tar_index import IndexOptions, Labels, TarIndex, index_tar
+from mixer_dist.data.tar_spans import TarHeaders, TarReader, WholeTar
+from mixer_dist.errors import DataError
+from mixer_dist.storage import Storage, join
+
+_ENDING = ".done.json"
+
+
+class TarRecord(Section):
+    """A tar whose index is written."""
+
+    url: str
+    version: str
+    """Changes when the tar does; empty where that is not known."""
+    options: IndexOptions
+    shard: Shard
+    labels: tuple[Labels, ...]
+    num_without_image: int
+
+
+class TarRecords:
+    """Indexes tars; of those that a stopped run has done it finds the records."""
+
+    def __init__(
+        self, storage: Storage, destination: str, urls: Sequence[str], options: IndexOptions
+    ) -> None:
+        self._storage = storage
+        self._destination = destination
+        self._urls = urls
+        self._options = options
+        self._left = set(storage.names(destination))
+
+    def index(self, number: int, advance: Advance) -> TarRecord:
+        """The record of one tar, whose index is then on storage; DataError."""
+        url = self._urls[number]
+        num_bytes, version = self._storage.size(url), _version(self._storage, url)
+        if self._name(number) in self._left:
+            record = self.load(number)
+            done = (record.url, record.version, record.options, record.shard.num_bytes)
+            if done == (url, version, self._options, num_bytes):
+                return record
+        tar = (TarHeaders if self._options.headers_only else WholeTar)(
+            self._storage, url, num_bytes, advance
+        )
+        found = _index(tar, url, self._options)
+        shard = self._write_index(number, num_bytes, found, tar.sha256())
+        record = TarRecord(
+            url=url,
+            version=version,
+            options=self._options,
+            shard=shard,
+            labels=found.labels,
+            num_without_image=found.num_without_image,
+        )
+        self._storage.write(self._url(number), record.model_dump_json().encode())
+        return record
+
+    def load(self, number: int) -> TarRecord:
+        """The record of a tar that is done."""
+        return TarRecord.model_validate_json(self._storage.read(self._url(number)))
+
+    def remove(self) -> None:
+        """Remove the records, which the manifest has made superfluous."""
+        for name in self._storage.names(self._destination):
+            if name.endswith(_ENDING):
+                self._storage.delete(join(self._destination, name))
+
+    def _write_index(
+        self, number: int, num_bytes: int, found: TarIndex, sha256: str | None
+    ) -> Shard:
+        rows = found.rows.tobytes()
+        shard = Shard(
+            name=name_in(self._destination, self._urls[number]),
+            num_samples=len(found.rows),
+            num_bytes=num_bytes,
+            sha256=sha256,
+            index=f"{self._stem(number)}.idx",
+            index_sha256=hashlib.sha256(rows).hexdigest(),
+        )
+        self._storage.write(join(self._destination, shard.index), rows)
+        return shard
+
+    def _stem(self, number: int) -> str:
+        """Numbered, as tars of several folders may have one name."""
+        return f"{number:06d}-{file_name(self._urls[number]).removesuffix('.tar')}"
+
+    def _name(self, number: int) -> str:
+        return self._stem(number) + _ENDING
+
+    def _url(self, number: int) -> str:
+        return join(self._destination, self._name(number))
+
+
+def _index(tar: TarReader, url: str, options: IndexOptions) -> TarIndex:
+    try:
+        return index_tar(tar, options)
+    except TarError as error:
+        raise DataError(f"{url}: {error}") from error
+
+
+def _version(storage: Storage, url: str) -> str:
+    """What fsspec knows of a file beside its size."""
+    fs, path = storage.open(url)
+    try:
+        return str(fs.ukey(path))
+    except (OSError, ClientError):
+        return ""
