@@ -77,7 +77,7 @@ def mixer_dist(place: str) -> Batches:
 
 
 def pillow_crop(image: Any) -> np.ndarray:
-    """Pillow's decoder, a random crop resized, a flip: torchvision's recipe, without its tensors."""
+    """With Pillow: a random crop resized, a flip; torchvision's recipe without its tensors."""
     from PIL import Image
 
     image = image.convert("RGB")

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bar
 from data_tools.storage_arguments import add_storage_arguments, storage_of
 from data_tools.tar_pool import Advance, add_workers_argument, each_tar
 from data_tools.tar_urls import whole_path
-from mixer_dist.data.image_folder import printable
+from mixer_dist.data.image_files import printable
 from mixer_dist.data.manifest import DatasetManifest, Part, load_dataset, load_manifest
 from mixer_dist.data.shard_check import Checks, Damage, check_shard
 from mixer_dist.data.tar_spans import WholeTar

@@ -30,16 +30,15 @@ def image_type(data: bytes) -> str:
 
 
 class EncodedImage:
-    """A compressed image whose header has been read; ValueError with the reason where it cannot."""
+    """A compressed image whose size is known; ValueError with the reason where it is damaged."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._is_jpeg = image_type(data) == "jpg"
-        height, width, self._orientation = self._header()
-        _check_pixels(height, width)
-        self._stored_size = height, width
-        is_sideways = self._orientation in _SIDEWAYS
-        self.size = (width, height) if is_sideways else (height, width)
+        self._pixels: Pixels | None = None
+        self._orientation = 1
+        if image_type(data) != "jpg" or not self._read_jpeg_header():
+            self._pixels = _decode_with_pillow(data)
+        self.size: tuple[int, int] = self._upright_size()
         """(height, width) of the upright image."""
 
     def decode(self, reduction: int = 1) -> Pixels:
@@ -47,23 +46,30 @@ class EncodedImage:
 
         With a reduction of 2, 4 or 8 a JPEG comes out that many times smaller, rounded up.
         """
-        if self._is_jpeg:
+        if self._pixels is None:
             try:
                 return self._decode_jpeg(reduction)
-            except ValueError:
-                pass  # CMYK, or an irregularity that Pillow reads over
-        return _decode_with_pillow(self._data)
+            except ValueError:  # CMYK, or an irregularity that Pillow reads over
+                self._pixels = _decode_with_pillow(self._data)
+        return self._pixels
 
-    def _header(self) -> tuple[int, int, int]:
-        """Height and width as stored, and the EXIF orientation."""
-        if self._is_jpeg:
-            try:
-                height, width, _, _ = simplejpeg.decode_jpeg_header(self._data)
-                return height, width, _orientation(self._data)
-            except ValueError:
-                self._is_jpeg = False  # an irregularity that Pillow reads over
-        with _opened(self._data) as image:
-            return image.height, image.width, image.getexif().get(_EXIF_ORIENTATION, 1)
+    def _read_jpeg_header(self) -> bool:
+        """Whether its size could be read, else it is left to Pillow."""
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(self._data)
+        except ValueError:
+            return False
+        _check_pixels(height, width)
+        self._stored_size = height, width
+        self._orientation = _orientation(self._data)
+        return True
+
+    def _upright_size(self) -> tuple[int, int]:
+        if self._pixels is not None:
+            height, width, _ = self._pixels.shape
+            return height, width
+        height, width = self._stored_size
+        return (width, height) if self._orientation in _SIDEWAYS else (height, width)
 
     def _decode_jpeg(self, reduction: int) -> Pixels:
         least = [-(-side // reduction) for side in self._stored_size]
@@ -81,22 +87,14 @@ def decode_image(data: bytes) -> Pixels:
 
 
 def _decode_with_pillow(data: bytes) -> Pixels:
-    with _opened(data) as image:
-        try:
-            return _rgb(ImageOps.exif_transpose(image))
-        except Exception as error:  # damaged files make Pillow raise almost anything
-            raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
-
-
-def _opened(data: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS)
+        with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
+            _check_pixels(image.height, image.width)
+            return _rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:  # its own message names an object in memory
         raise ValueError("damaged header") from error
     except Exception as error:  # damaged files make Pillow raise almost anything
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
-    _check_pixels(image.height, image.width)
-    return image
 
 
 def _check_pixels(height: int, width: int) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from mixer_dist.data.cache import BoundedCache
+from mixer_dist.data.labels import ShardLabels, load_shard_labels
 from mixer_dist.data.manifest import Dataset, Index, Part, load_index
 from mixer_dist.errors import DataError, MissingError
 from mixer_dist.storage import Storage, Version
@@ -32,11 +34,25 @@ class Span:
     index: int
     crc32: int
     data: bytes
+    labels: list[int] | None
+    """Its classes, None where they are in its bytes."""
 
     @cached_property
     def is_right(self) -> bool:
         """Whether its CRC is; unchecked bytes are taken for right."""
         return not self.crc32 or zlib.crc32(self.data) == self.crc32
+
+
+class _Table(NamedTuple):
+    """What is known of a shard's samples beforehand."""
+
+    rows: Index
+    labels: ShardLabels | None
+
+    @property
+    def num_bytes(self) -> int:
+        labels = self.labels
+        return self.rows.nbytes + (sum(column.nbytes for column in labels) if labels else 0)
 
 
 Spans = dict[int, Span]  # by the sample's number in the dataset laid end to end
@@ -55,7 +71,7 @@ class ChunkReader:
         self._dataset = dataset
         self._chunk_samples = chunk_samples
         self._begins = np.concatenate([[0], np.cumsum(dataset.shard_sizes)]).astype(np.int64)
-        self._indexes = BoundedCache(INDEX_BYTES, self._load_index, lambda index: index.nbytes)
+        self._tables = BoundedCache(INDEX_BYTES, self._load_table, lambda table: table.num_bytes)
         self._chunks = BoundedCache(capacity_bytes, self._read_chunk, _num_bytes)
         self._versions: dict[str, Version] = {}
         self._readers = ThreadPoolExecutor(NUM_READERS, thread_name_prefix="fetch")
@@ -116,8 +132,9 @@ class ChunkReader:
         self._chunks.free(chunk, len(span.data))
         return span
 
-    def _load_index(self, shard: int) -> Index:
-        return load_index(self._storage, self._dataset.parts[shard])
+    def _load_table(self, shard: int) -> _Table:
+        part = self._dataset.parts[shard]
+        return _Table(load_index(self._storage, part), load_shard_labels(self._storage, part))
 
     def _read_chunk(self, chunk: int) -> Spans:
         """The spans of a chunk's samples: one range read, two or more over shard borders.
@@ -137,7 +154,8 @@ class ChunkReader:
 
     def _read_run(self, shard: int, first: int, stop: int) -> Spans:
         """The spans [first, stop) of one shard; one request, more where an index leaves gaps."""
-        rows = self._indexes.get(shard)[first:stop]
+        table = self._tables.get(shard)
+        rows = table.rows[first:stop]
         begins = rows["offset"].astype(np.int64)
         ends = begins + rows["num_bytes"]
         cuts = np.flatnonzero(begins[1:] - ends[:-1] > GAP_BYTES) + 1
@@ -149,6 +167,7 @@ class ChunkReader:
                 int(self._begins[shard]) + first + row: Span(
                     shard, first + row, int(rows["crc32"][row]),
                     data[int(begins[row]) - begin : int(ends[row]) - begin],
+                    table.labels.of(first + row) if table.labels else None,
                 )
                 for row in part.tolist()
             }  # fmt: skip

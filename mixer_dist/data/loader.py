@@ -85,7 +85,7 @@ class Loader:
         if not span.is_right:
             raise BadSampleError("its CRC is wrong, however often it is read")
         members = read_members(span.data)
-        labels = labels_of(members)
+        labels = labels_of(members) if span.labels is None else span.labels
         if outside := [label for label in labels if not 0 <= label < self._num_classes]:
             raise DataError(
                 f"{self._reader.shard_name(span.shard)}, {members['__key__']!s}: "
