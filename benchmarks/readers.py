@@ -172,7 +172,7 @@ def litdata(place: str) -> Batches:
     """litdata's streaming, from chunks in its own format that are written here first."""
     _define_torchvision_operators()
     from litdata import StreamingDataLoader, StreamingDataset
-    from litdata.streaming import BinaryWriter
+    from litdata.streaming.writer import BinaryWriter
     from PIL import Image
 
     out = Path(place).parent / "litdata"
