@@ -149,20 +149,23 @@ def translate(image: Image, x_px: float, y_px: float) -> Image:
 def transform(image: Image, x_from: Weights, y_from: Weights) -> Image:
     """The pixel at (x, y) comes from x * a + y * b + c, a triple an axis; FILL from outside."""
     _, height, width = image.shape
-    places, is_inside = _nearest(y_from, height, width, height)
     columns, is_column = _nearest(x_from, height, width, width)
-    is_inside &= is_column
-    places *= width
-    places += columns
+    rows, is_row = _nearest(y_from, height, width, height)
+    is_inside = is_column & is_row
+    places = rows * width + columns
     places *= is_inside  # any place will do for those outside
     return np.where(is_inside, image.reshape(3, -1).take(places, axis=1), FILL)
 
 
 def _nearest(weights: Weights, height: int, width: int, size: int) -> tuple[Places, Mask]:
-    """Indices (H, W) into an axis of a size, halves away from zero, and which are inside it."""
-    a, b, c = map(np.float32, weights)
-    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
-    at = x * a + y * b + c
+    """Indices into an axis of a size, halves away from zero, and which are inside it.
+
+    Both are (H, W), or (1, W) or (H, 1) where x or y alone decides.
+    """
+    *slopes, start = map(np.float32, weights)
+    ramps = np.arange(width, dtype=np.float32)[None], np.arange(height, dtype=np.float32)[:, None]
+    moving = [ramp * slope for ramp, slope in zip(ramps, slopes, strict=True) if slope]
+    at = np.asarray(sum(moving)) + start
     rounded = at + np.float64(0.5)  # in float32, 0.49999997 would become 1
     return rounded.astype(np.int64), (at > -0.5) & (at < size - 0.5)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mixer_dist.data import image_operations as operations
 from mixer_dist.data.image_operations import Image
@@ -19,14 +19,14 @@ DRAWS_PER_LAYER = 3  # which operation, and two for it
 
 
 def randaugment(
-    image: torch.Tensor, *, num_layers: int, magnitude: int, draws: Draws
+    image: torch.Tensor, *, num_layers: int, magnitude: int, draws: ArrayLike
 ) -> torch.Tensor:
     """Operations drawn at random, one after another, on a uint8 (3, H, W).
 
     `draws` are num_layers * DRAWS_PER_LAYER uniforms in [0, 1).
     """
     pixels = np.ascontiguousarray(image.numpy())
-    for layer in draws.reshape(num_layers, DRAWS_PER_LAYER):
+    for layer in np.reshape(draws, (num_layers, DRAWS_PER_LAYER)):
         name = NAMES[int(layer[0] * len(NAMES))]
         pixels = OPERATIONS[name](pixels, magnitude / 10, layer[1:])
     return torch.from_numpy(pixels)
