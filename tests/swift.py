@@ -25,7 +25,7 @@ from mixer_dist.storage import Storage
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = Path(__file__).with_name("swift-requirements.txt")
 HOST = "127.0.0.1"
-START_S = 30.0
+START_S = 60.0
 STOP_S = 5.0
 
 BACKENDS = ("account", "container", "object")
