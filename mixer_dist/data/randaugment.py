@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from mixer_dist.data import image_operations as operations
 from mixer_dist.data.image_operations import Image
 
-Draws = NDArray[np.float64]
-Operation = Callable[[Image, float, Draws], Image]
+Uniforms = NDArray[np.float64]
+Operation = Callable[[Image, float, Uniforms], Image]
 
 DRAWS_PER_LAYER = 3  # which operation, and two for it
 
@@ -32,7 +32,7 @@ def randaugment(
     return torch.from_numpy(pixels)
 
 
-def _signed(value: float, draws: Draws) -> float:
+def _signed(value: float, draws: Uniforms) -> float:
     return value if draws[0] >= 0.5 else -value
 
 
@@ -41,7 +41,7 @@ def _enhancing(operation: Callable[[Image, float], Image]) -> Operation:
     return lambda image, level, draws: operation(image, level * 1.8 + 0.1)
 
 
-def _cutout(image: Image, level: float, draws: Draws) -> Image:
+def _cutout(image: Image, level: float, draws: Uniforms) -> Image:
     _, height, width = image.shape
     row, column = int(draws[0] * height), int(draws[1] * width)
     return operations.cutout(image, int(level * 40), row, column)
