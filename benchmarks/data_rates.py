@@ -55,7 +55,7 @@ class Reader:
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(f"{num_images}\n")
         self._process.stdin.flush()
-        count, cpu_s, _ = map(float, self._process.stdout.readline().split())
+        count, cpu_s = map(float, self._process.stdout.readline().split())
         return count / cpu_s
 
     def stop(self) -> None:

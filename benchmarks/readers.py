@@ -1,7 +1,7 @@
 """Ways to read photos into uint8 batches (64, 3, 224, 224), each as its users would.
 
-`python benchmarks/readers.py KIND PLACE` answers every line N on stdin with the seconds of CPU that
-this process and its children spent on N images, and the seconds that passed.
+`python benchmarks/readers.py KIND PLACE` answers every line N on stdin with the number of images
+read, N or a few more, and the seconds of CPU that this process spent on them.
 """
 
 import importlib
@@ -23,6 +23,7 @@ BATCH = 64
 SIZE_PX = 224
 MIN_AREA = 0.05
 SHARD_BYTES = 32 * 10**6
+REST_S = 0.02  # of CPU in half a second
 
 
 def bare(place: str) -> Batches:
@@ -217,18 +218,22 @@ def main() -> None:
     batches = KINDS[kind](place)
     for line in sys.stdin:
         num_batches = -(-int(line) // BATCH)
-        cpu_s, began = cpu_seconds(), time.monotonic()
+        spent_s = cpu_seconds_at_rest()
         for _ in range(num_batches):
             next(batches)
-        spent_s, passed_s = cpu_seconds() - cpu_s, time.monotonic() - began
-        print(num_batches * BATCH, spent_s, passed_s, flush=True)
+        spent_s = cpu_seconds_at_rest() - spent_s
+        print(num_batches * BATCH, spent_s, flush=True)
     os._exit(0)  # some readers leave threads behind that would be waited for
 
 
-def cpu_seconds() -> float:
-    """Of this process and of its children, which end in the kernel's books."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+def cpu_seconds_at_rest() -> float:
+    """Of this process, once it has read ahead as far as it goes: at both ends of a measurement."""
+    spent_s = time.process_time()
+    while True:
+        time.sleep(0.5)
+        before_s, spent_s = spent_s, time.process_time()
+        if spent_s - before_s < REST_S:
+            return spent_s
 
 
 if __name__ == "__main__":

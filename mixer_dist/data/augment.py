@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from mixer_dist.data.decode import REDUCTIONS
+from mixer_dist.data.randaugment import DRAWS_PER_LAYER
 from mixer_dist.data.randomness import Purpose, uniforms
 
 Image = NDArray[np.uint8]
@@ -43,15 +44,18 @@ class Draws:
     crop: Sequence[float]
     """Four for each of the first attempts."""
     is_flipped: bool
+    operations: Sequence[float] = ()
+    """Three for each layer of RandAugment."""
 
 
-def draw(seed: int, positions: Places) -> list[Draws]:
+def draw(seed: int, positions: Places, num_layers: int = 0) -> list[Draws]:
     """The draws of many positions at once: a NumPy call costs far more than its numbers."""
     crops = uniforms(seed, positions, Purpose.CROP, 4 * FIRST_ATTEMPTS).tolist()
-    flips = uniforms(seed, positions, Purpose.FLIP, 1)[:, 0] < 0.5
-    return [
-        Draws(seed, *each) for each in zip(positions.tolist(), crops, flips.tolist(), strict=True)
-    ]
+    flips = (uniforms(seed, positions, Purpose.FLIP, 1)[:, 0] < 0.5).tolist()
+    of_layers = num_layers * DRAWS_PER_LAYER
+    operations = uniforms(seed, positions, Purpose.RANDAUGMENT, of_layers).tolist()
+    columns = zip(positions.tolist(), crops, flips, operations, strict=True)
+    return [Draws(seed, *column) for column in columns]
 
 
 def inception_crop(height: int, width: int, draws: Draws, min_area: float) -> Crop:
@@ -102,13 +106,12 @@ def _crop_size(
 
 def resized(image: Image, size_px: int) -> torch.Tensor:
     """An antialiased bilinear resize of (H, W, 3) to (3, size_px, size_px), uint8."""
-    if min(image.strides) < 0:  # as a stage of the user's may leave it
-        image = image.copy()
-    pixels = torch.from_numpy(image).permute(2, 0, 1)
-    if pixels.shape[1:] == (size_px, size_px):
-        return pixels
+    # One batch of whole pixels: torch is three times as fast on it as on any other layout.
+    pixels = torch.from_numpy(np.ascontiguousarray(image))[None].permute(0, 3, 1, 2)
+    if pixels.shape[2:] == (size_px, size_px):
+        return pixels[0]
     size = (size_px, size_px)
-    return interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]
+    return interpolate(pixels, size, mode="bilinear", antialias=True)[0]
 
 
 def resized_as_evaluated(image: Image, resize_px: int, crop_px: int) -> torch.Tensor:

@@ -52,10 +52,12 @@ class BoundedCache(Generic[K, V]):
 
     def _claim(self, key: K) -> tuple[Future[V], bool]:
         with self._lock:
-            is_new = key not in self._found
-            future = self._found.setdefault(key, Future())
+            future = self._found.get(key)
+            if future is None:
+                self._found[key] = future = Future()
+                return future, True
             self._found.move_to_end(key)
-            return future, is_new
+            return future, False
 
     def _fill(self, key: K, future: Future[V]) -> None:
         try:

@@ -18,15 +18,13 @@ Operation = Callable[[Image, float, Uniforms], Image]
 DRAWS_PER_LAYER = 3  # which operation, and two for it
 
 
-def randaugment(
-    image: torch.Tensor, *, num_layers: int, magnitude: int, draws: ArrayLike
-) -> torch.Tensor:
+def randaugment(image: torch.Tensor, magnitude: int, draws: ArrayLike) -> torch.Tensor:
     """Operations drawn at random, one after another, on a uint8 (3, H, W).
 
-    `draws` are num_layers * DRAWS_PER_LAYER uniforms in [0, 1).
+    `draws` are uniforms in [0, 1), DRAWS_PER_LAYER for each operation.
     """
     pixels = np.ascontiguousarray(image.numpy())
-    for layer in np.reshape(draws, (num_layers, DRAWS_PER_LAYER)):
+    for layer in np.reshape(draws, (-1, DRAWS_PER_LAYER)):
         name = NAMES[int(layer[0] * len(NAMES))]
         pixels = OPERATIONS[name](pixels, magnitude / 10, layer[1:])
     return torch.from_numpy(pixels)

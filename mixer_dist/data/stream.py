@@ -42,6 +42,7 @@ from mixer_dist.data.order import (
     sample_hashes,
 )
 from mixer_dist.data.parallel import GROUP, Ahead, mapped
+from mixer_dist.data.randaugment import randaugment
 from mixer_dist.data.run_data import order_shape, sample_order
 from mixer_dist.errors import ConfigError, DataError
 from mixer_dist.storage import Storage
@@ -168,12 +169,14 @@ class TrainStream:
 
     def _source(self) -> Iterator[Sample]:
         """The samples of this rank's slices; the chunks of the next step are read meanwhile."""
+        operations = self._config.augment.randaugment
+        num_layers = operations.layers if operations else 0
         ahead = self._located()
         due = next(ahead, None)
         while due:
             mine, samples = due
             due = next(ahead, None)
-            drawn = draw(self._config.seed, mine)
+            drawn = draw(self._config.seed, mine, num_layers)
             for draws, sample in zip(drawn, samples.tolist(), strict=True):
                 yield {
                     "__key__": "", "position": draws.position, "sample": sample, "draws": draws
@@ -195,13 +198,16 @@ class TrainStream:
         return sample | {"image": image, "size": encoded.size, "crop": crop}
 
     def _augment(self, sample: Sample) -> Sample:
+        augment, draws = self._config.augment, sample["draws"]
         pixels = training_image(
             sample["image"],
             sample["size"],
             sample["crop"],
             self._config.model.image_size,
-            flip=self._config.augment.flip and sample["draws"].is_flipped,
+            flip=augment.flip and draws.is_flipped,
         )
+        if augment.randaugment:
+            pixels = randaugment(pixels, augment.randaugment.magnitude, draws.operations)
         return sample | {"pixels": pixels, "image": None}  # the whole image is of no more use
 
     def _collate(self, samples: Iterable[Sample]) -> Iterator[Batch]:
