@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
+from data_tools.command import exit_code_of
 from data_tools.destination import check_destination, check_reachable
 from data_tools.label_range import LabelRange, add_class_arguments, class_names
 from data_tools.storage_arguments import add_storage_arguments, storage_of
@@ -22,27 +23,20 @@ from data_tools.tar_urls import expand_tars, whole_path
 from mixer_dist.data.labels import ShardLabels, shard_labels, write_labels
 from mixer_dist.data.manifest import MANIFEST_NAME, DatasetManifest, Shard
 from mixer_dist.data.tar_index import IndexOptions
-from mixer_dist.errors import ConfigError, DataError, MixerError
+from mixer_dist.errors import ConfigError, DataError
 from mixer_dist.storage import join
-
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Index as the arguments say; the exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        _check(arguments)
-        return _index(arguments)
-    except MixerError as error:
-        print(f"index.py: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("index.py: interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
+    return exit_code_of(
+        "index.py", lambda: _index(arguments), if_interrupted="the same command goes on from here"
+    )
 
 
 def _index(arguments: argparse.Namespace) -> int:
+    _check(arguments)
     storage, destination = storage_of(arguments), whole_path(arguments.destination)
     classes = class_names(arguments.classes)
     check_destination(storage, destination)

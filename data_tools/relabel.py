@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
+from data_tools.command import exit_code_of
 from data_tools.destination import check_destination, check_reachable
 from data_tools.label_list import read_label_list
 from data_tools.label_range import LabelRange, add_class_arguments, class_names
@@ -33,24 +34,18 @@ from mixer_dist.data.manifest import (
 from mixer_dist.data.tar_headers import TarError
 from mixer_dist.data.tar_index import Labels, own_labels
 from mixer_dist.data.tar_spans import TarHeaders, read_key, sample_at
-from mixer_dist.errors import DataError, MixerError
+from mixer_dist.errors import DataError
 from mixer_dist.storage import Storage, join
 
-INTERRUPTED = 130
 NUM_NAMED = 5  # keys that a message names before it says how many more there are
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Relabel as the arguments say; the exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _relabel(arguments)
-    except MixerError as error:
-        print(f"relabel.py: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("relabel.py: interrupted; nothing was written", file=sys.stderr)
-        return INTERRUPTED
+    return exit_code_of(
+        "relabel.py", lambda: _relabel(arguments), if_interrupted="nothing was written"
+    )
 
 
 def _relabel(arguments: argparse.Namespace) -> int:
@@ -97,7 +92,7 @@ def _relabel_all(
         try:
             return _relabel_shard(storage, part, listed, arguments.keep_others, advance)
         except TarError as error:
-            raise DataError(f"{part.url}: {error}") from error
+            raise DataError(f"{part.url}: {printable(str(error))}") from error
 
     done = dict(each_tar(relabel, len(parts), arguments.workers))
     return [done[number] for number in range(len(parts))]

@@ -8,6 +8,7 @@ from aiohttp import ClientError
 from data_tools.tar_pool import Advance
 from data_tools.tar_urls import file_name
 from mixer_dist.config import Section
+from mixer_dist.data.image_folder import printable
 from mixer_dist.data.manifest import Shard, name_in
 from mixer_dist.data.tar_headers import TarError
 from mixer_dist.data.tar_index import IndexOptions, Labels, TarIndex, index_tar
@@ -107,7 +108,7 @@ def _index(tar: TarReader, url: str, options: IndexOptions) -> TarIndex:
     try:
         return index_tar(tar, options)
     except TarError as error:
-        raise DataError(f"{url}: {error}") from error
+        raise DataError(f"{url}: {printable(str(error))}") from error
 
 
 def _version(storage: Storage, url: str) -> str:
