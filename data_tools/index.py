@@ -67,7 +67,7 @@ def _index_all(
     """The records in the order of the tars, without the labels, of which there may be many."""
     done: dict[int, TarRecord] = {}
     for number, record in each_tar(records.index, num_tars, num_workers):
-        label_range.add(record.url, record.labels)
+        label_range.add(record.state.url, record.labels)
         done[number] = record.model_copy(update={"labels": ()})
     return [done[number] for number in range(num_tars)]
 

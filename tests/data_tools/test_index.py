@@ -282,7 +282,16 @@ def test_each_byte_is_read_once(tmp_path, monkeypatch):
     assert ranges[-1][1] == tar.num_bytes
 
 
-def test_a_stopped_run_is_gone_on_with(tmp_path, capsys):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder, tar: tar.touch(),
+        lambda folder, tar: (folder / "000001-train-0001.idx").unlink(),
+        lambda folder, tar: (folder / "000001-train-0001.done.json").unlink(),
+        lambda folder, tar: (folder / "000001-train-0001.done.json").write_text("{}"),
+    ],
+)
+def test_a_stopped_run_is_gone_on_with(tmp_path, capsys, change):
     """A finished tar is not read again unless it has changed; nothing more is left at the end."""
     webdataset_tars(tmp_path / "tars")
     tars = sorted((tmp_path / "tars").glob("*.tar"))
@@ -296,7 +305,7 @@ def test_a_stopped_run_is_gone_on_with(tmp_path, capsys):
     for path in done:
         os.utime(path, ns=(0, 0))
     tars[2].write_bytes(whole)
-    tars[1].touch()
+    change(tmp_path / "data", tars[1])
     assert run(*command) == 0
     times = [path.stat().st_mtime_ns for path in sorted((tmp_path / "data").glob("*.idx"))]
     assert times[0] == 0 and times[1] and times[2]
