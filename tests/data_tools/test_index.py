@@ -1,5 +1,6 @@
 """data_tools/index.py: tars that others wrote are read in place as they are, or refused by name."""
 
+import hashlib
 import io
 import itertools
 import json
@@ -270,13 +271,14 @@ def test_headers_only_gives_the_same_rows_without_crc_and_says_so(tmp_path, caps
     assert sum(stop - start for _, start, stop in storage.ranges) < num_bytes / 5
 
 
-def test_each_byte_is_read_once(tmp_path, monkeypatch):
+def test_each_byte_is_read_once_and_soon_forgotten(tmp_path, monkeypatch):
     monkeypatch.setattr("mixer_dist.data.tar_spans.READ_BYTES", 1000)
     webdataset_tars(tmp_path, 20)
     storage, path = CountingStorage(), str(tmp_path / "train-0000.tar")
     tar = WholeTar(storage, path, storage.size(path), lambda n: None)
     index_tar(tar, IndexOptions())
-    tar.sha256()
+    assert len(tar._held) < tar.num_bytes / 2  # the zeros at its end
+    assert tar.sha256() == hashlib.sha256(Path(path).read_bytes()).hexdigest()
     ranges = [(start, stop) for _, start, stop in storage.ranges]
     assert [start for start, _ in ranges] == [0] + [stop for _, stop in ranges[:-1]]
     assert ranges[-1][1] == tar.num_bytes
@@ -346,6 +348,12 @@ def test_labels_that_count_from_1_are_shifted_on_demand(tmp_path, capsys):
     assert found == [[labels_of(sample)[0] - 1] for sample in samples]
 
 
+def test_samples_without_a_label_cannot_be_shifted(tmp_path, capsys):
+    gnu_tar(tmp_path / "a.tar", {"a.cls": b"1", "a.png": png(1), "b.png": png(2)})
+    line = refused(capsys, tmp_path / "a.tar", tmp_path / "data", "--first-class", 1)
+    assert f"1 samples have no label, sample 1 of {tmp_path}/a.tar first" in line
+
+
 def test_labels_are_reported(tmp_path, capsys):
     webdataset_tars(tmp_path)
     assert run(tmp_path / "train-*.tar", tmp_path) == 0
@@ -371,7 +379,7 @@ def test_captions_without_labels_are_indexed_and_relabelling_is_named(tmp_path, 
 def test_samples_without_an_image_can_be_left_out(tmp_path, capsys):
     gnu_tar(tmp_path / "a.tar", {"a.cls": b"1", "b.cls": b"2", "b.png": png(2), "c.cls": b"3"})
     assert run(tmp_path / "a.tar", tmp_path, "--skip-without-image") == 0
-    assert "1 samples in 1 tar" in capsys.readouterr().out.replace("1 sample ", "1 samples ")
+    assert "1 samples in 1 tar, 0.0 MB; left out: 2 without an image" in capsys.readouterr().out
     assert [sample["__key__"] for sample in samples_of(str(tmp_path / "manifest.json"))] == ["b"]
 
 
