@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bar
 from data_tools.command import exit_code_of
 from data_tools.destination import check_destination, check_reachable
 from data_tools.label_range import LabelRange, add_class_arguments, class_names
-from data_tools.storage_arguments import add_storage_arguments, storage_of
+from data_tools.storage_options import add_storage_options, open_storage
 from data_tools.tar_pool import add_workers_argument, each_tar
 from data_tools.tar_records import TarRecord, TarRecords
 from data_tools.tar_urls import expand_tars, whole_path
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _index(arguments: argparse.Namespace) -> int:
     _check(arguments)
-    storage, destination = storage_of(arguments), whole_path(arguments.destination)
+    storage, destination = open_storage(arguments), whole_path(arguments.destination)
     classes = class_names(arguments.classes)
     check_destination(storage, destination)
     urls = expand_tars(storage, arguments.tars)
@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_workers_argument(parser)
     add_class_arguments(parser)
-    add_storage_arguments(parser)
+    add_storage_options(parser)
     return parser
 
 

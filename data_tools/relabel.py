@@ -17,7 +17,7 @@ from data_tools.command import exit_code_of
 from data_tools.destination import check_destination, check_reachable
 from data_tools.label_list import read_label_list
 from data_tools.label_range import LabelRange, add_class_arguments, class_names
-from data_tools.storage_arguments import add_storage_arguments, storage_of
+from data_tools.storage_options import add_storage_options, open_storage
 from data_tools.tar_pool import Advance, add_workers_argument, each_tar
 from data_tools.tar_urls import whole_path
 from mixer_dist.data.image_folder import printable
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _relabel(arguments: argparse.Namespace) -> int:
-    storage, output = storage_of(arguments), whole_path(arguments.output)
+    storage, output = open_storage(arguments), whole_path(arguments.output)
     url = whole_path(arguments.manifest)
     manifest = load_manifest(storage, url)
     parts = load_dataset(storage, [(url, 1)]).parts
@@ -59,7 +59,7 @@ def _relabel(arguments: argparse.Namespace) -> int:
     label_range = LabelRange(num_classes)
     label_range.add(arguments.labels, list(listed.values()))
     check_destination(storage, output)
-    check_reachable([part.url for part in parts], output)
+    check_reachable([url for part in parts for url in (part.url, part.index_url)], output)
 
     relabelled = _relabel_all(storage, parts, listed, arguments)
     _check_all_labelled(relabelled)
@@ -185,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_workers_argument(parser)
     add_class_arguments(parser)
-    add_storage_arguments(parser)
+    add_storage_options(parser)
     return parser
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
 from data_tools.command import exit_code_of
-from data_tools.storage_arguments import add_storage_arguments, storage_of
+from data_tools.storage_options import add_storage_options, open_storage
 from data_tools.tar_pool import Advance, add_workers_argument, each_tar
 from data_tools.tar_urls import whole_path
 from mixer_dist.data.image_folder import printable
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    storage, url = storage_of(arguments), whole_path(arguments.manifest)
+    storage, url = open_storage(arguments), whole_path(arguments.manifest)
     manifest = load_manifest(storage, url)
     parts = load_dataset(storage, [(url, 1)]).parts
     checks = Checks(len(manifest.classes) if manifest.classes else None, arguments.decode)
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--decode", action="store_true", help="decode each image too")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_workers_argument(parser)
-    add_storage_arguments(parser)
+    add_storage_options(parser)
     return parser
 
 

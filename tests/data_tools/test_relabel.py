@@ -108,6 +108,12 @@ def test_keys_that_no_tar_has_are_counted_and_named(old, tmp_path, capsys):
     assert "2 keys of the list are in no tar: train/00048, train/00049\n" in capsys.readouterr().out
 
 
+def test_indexes_of_this_machine_are_refused_for_a_manifest_in_a_bucket(old, tmp_path, capsys, s3):
+    labels = csv_of(tmp_path / "l.csv", dict.fromkeys(range(48), 1))
+    assert run(old, labels, s3.new_bucket(), *s3.shard_options()) == 2
+    assert "lies on this machine" in capsys.readouterr().err
+
+
 def test_tars_elsewhere_stay_elsewhere(tmp_path):
     webdataset_tars(tmp_path / "host", 4)
     with serve_folder(tmp_path / "host") as url:

@@ -1,13 +1,15 @@
-"""The arguments that say how a store other than AWS is reached, the same in every tool."""
+"""The command line's options for object storage, the same for every tool."""
 
 import argparse
 
 from mixer_dist.config import StorageConfig
 from mixer_dist.storage import Storage
 
+PREFIXES = ("s3://", "s3a://")
 
-def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
-    """Let a tool take them."""
+
+def add_storage_options(parser: argparse.ArgumentParser) -> None:
+    """Add them, as a group of their own."""
     group = parser.add_argument_group("S3", "credentials come from the AWS chain")
     group.add_argument("--endpoint-url", metavar="URL", help="of a store other than AWS")
     group.add_argument("--profile", help="in ~/.aws/config")
@@ -20,13 +22,13 @@ def add_storage_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def storage_of(arguments: argparse.Namespace) -> Storage:
-    """A storage that uses them for every s3:// URL."""
-    config = StorageConfig(
+def open_storage(arguments: argparse.Namespace) -> Storage:
+    """Storage that opens every S3 URL as the options say."""
+    options = StorageConfig(
         endpoint_url=arguments.endpoint_url,
         region=arguments.region,
         profile=arguments.profile,
         addressing_style=arguments.addressing_style,
         checksum=arguments.checksum,
     )
-    return Storage({"s3://": config, "s3a://": config})
+    return Storage(dict.fromkeys(PREFIXES, options))
