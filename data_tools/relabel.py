@@ -20,7 +20,7 @@ from data_tools.label_range import LabelRange, add_class_arguments, class_names
 from data_tools.storage_options import add_storage_options, open_storage
 from data_tools.tar_pool import Advance, add_workers_argument, each_tar
 from data_tools.tar_urls import whole_path
-from mixer_dist.data.image_folder import printable
+from mixer_dist.data.image_files import printable
 from mixer_dist.data.labels import ShardLabels, load_shard_labels, shard_labels, write_labels
 from mixer_dist.data.manifest import (
     MANIFEST_NAME,

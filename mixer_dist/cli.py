@@ -62,6 +62,7 @@ def build_parser() -> Parser:
     _add_evaluate(verbs)
     _add_report(verbs)
     _add_checkpoint(verbs)
+    _add_data(verbs)
     return parser
 
 
@@ -156,6 +157,31 @@ def _add_checkpoint(verbs: Any) -> None:
     import_.add_argument("checkpoint", metavar="CHECKPOINT")
 
 
+def _add_data(verbs: Any) -> None:
+    parser = verbs.add_parser(
+        "data",
+        help="show a step's images; prove that a run read what it should",
+        description="Show a step's images; prove that a run read what it should.",
+    )
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+    show = _add_verb(
+        actions, "show", _data_show, "the images of a step, by key and shard, and as a picture",
+        "mixer-dist data show configs/quickstart.yaml --step 41",
+    )  # fmt: skip
+    show.add_argument("config", metavar="CONFIG")
+    show.add_argument("overrides", nargs="*", metavar="key.path=value")
+    show.add_argument("--step", type=int, required=True, help="as numbered in the metrics, from 1")
+    show.add_argument("--images", type=int, default=64, help="on the sheet (default: 64)")
+    show.add_argument("--output", metavar="PNG", help="default: step-<number>.png, here")
+    show.add_argument("--json", action="store_true", help="print the result as JSON")
+    audit = _add_verb(
+        actions, "audit", _data_audit, "compute every step's batch_digest anew, without any image",
+        "mixer-dist data audit runs/quickstart",
+    )  # fmt: skip
+    audit.add_argument("run_dir", metavar="RUN_DIR", help="a run's directory or URL")
+    audit.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
 def _config(arguments: argparse.Namespace) -> "RunConfig":
     from mixer_dist.config import load_config
 
@@ -204,11 +230,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         print(describe_task(config, arguments.task, arguments.checkpoint))
         return
-    if distributed.world_size() > 1:
-        raise RefusedError("evaluate runs as one process: start it without torchrun or srun -n")
     start_logging(output_is_data=arguments.json)
     result = evaluate(config, arguments.task, arguments.checkpoint)
-    print(json.dumps(result) if arguments.json else _accuracy_line(result))
+    if distributed.is_main():
+        print(json.dumps(result) if arguments.json else _accuracy_line(result))
 
 
 def _accuracy_line(result: dict[str, Any]) -> str:
@@ -265,3 +290,32 @@ def _checkpoint_import(arguments: argparse.Namespace) -> None:
 
     manifest = import_weights(Storage(), arguments.file, arguments.checkpoint)
     print(f"wrote {arguments.checkpoint}: {len(manifest.parameters)} parameters")
+
+
+def _data_show(arguments: argparse.Namespace) -> None:
+    config = _config(arguments)
+    if arguments.images < 1:
+        raise RefusedError(f"--images must be at least 1, got {arguments.images}")
+    from pathlib import Path
+
+    from mixer_dist.operations.data_show import row_lines, row_trees, step_data, write_contact_sheet
+
+    data = step_data(config, arguments.step)
+    path = Path(arguments.output or f"step-{arguments.step:08d}.png")
+    write_contact_sheet(data, path, arguments.images)
+    if arguments.json:
+        print(json.dumps(row_trees(data) | {"contact_sheet": str(path)}))
+        return
+    print("\n".join(row_lines(data)))
+    print(f"wrote {path}")
+
+
+def _data_audit(arguments: argparse.Namespace) -> None:
+    from mixer_dist.errors import DataError
+    from mixer_dist.operations.data_audit import audit, audit_lines, difference_line
+    from mixer_dist.run_dir import RunDir
+
+    found = audit(RunDir(arguments.run_dir))
+    print(json.dumps(asdict(found)) if arguments.json else "\n".join(audit_lines(found)))
+    if found.difference:
+        raise DataError(difference_line(found.difference))

@@ -134,6 +134,15 @@ class DataConfig(Section):
     """Dotted names of your own webdataset pipeline stages, run on decoded samples."""
 
 
+class RandAugmentConfig(Section):
+    """RandAugment as the official code does it (arXiv 1909.13719)."""
+
+    layers: PositiveInt = 2
+    """Operations applied to each image, one after the other."""
+    magnitude: Annotated[int, Field(ge=0, le=30)]
+    """How strong they are; the paper's runs use 10, 15 and 20."""
+
+
 class AugmentConfig(Section):
     """Random changes of the training images."""
 
@@ -141,6 +150,8 @@ class AugmentConfig(Section):
     """Smallest share of the image that the inception crop keeps; 1 turns cropping off."""
     flip: bool = True
     """Mirror every second image, at random."""
+    randaugment: RandAugmentConfig | None = None
+    """Random operations on colours and shape; null turns them off."""
     mixup: Fraction = 0.0
     """p of the Beta(p, p) that mixes pairs of images; 0 turns mixup off."""
 
@@ -195,6 +206,18 @@ class StorageConfig(Section):
     addressing_style: Literal["auto", "path", "virtual"] | None = None
     checksum: Literal["when_supported", "when_required"] | None = None
     """Whether checksums of the S3 protocol are demanded; older servers need when_required."""
+    requester_pays: bool = False
+    """Reading is charged to your account, as some public buckets demand."""
+    sse: Literal["AES256", "aws:kms"] | None = None
+    """Server-side encryption of what is written."""
+    kms_key_id: str | None = None
+    """The key for sse: aws:kms, as its ARN; not a secret."""
+    ca_bundle: str | None = None
+    """A PEM file of certificates to trust, for stores with their own authority."""
+    proxy: str | None = None
+    """URL of a proxy on the way to the store."""
+    deadline_s: PositiveFloat = 120.0
+    """How long failing reads and writes are tried again before the run gives up."""
 
 
 class EvaluationConfig(Section):

@@ -25,6 +25,10 @@ class Attempt(Section):
     attempt_id: str
     resumed_from: int
     """Steps that were done when it started."""
+    position: int = 0
+    """The first global position that it reads."""
+    skipped: tuple[tuple[int, int], ...] = ()
+    """Windows [start, stop) of global positions that it never reads."""
     dataset: str
     """Fingerprint of the training data."""
     config: RunConfig
@@ -67,8 +71,12 @@ class RunDir:
     def metrics_file(self, attempt: int, part: int) -> str:
         return join(self.metrics, f"attempt-{attempt:04d}-{part:03d}.jsonl")
 
-    def events_file(self, attempt: int, rank: int) -> str:
-        return join(self.events, f"attempt-{attempt:04d}", f"rank-{rank:05d}.jsonl")
+    def events_folder(self, attempt: int) -> str:
+        return join(self.events, f"attempt-{attempt:04d}")
+
+    def events_file(self, attempt: int, rank: int, part: int = 0) -> str:
+        suffix = f"-{part:03d}" if part else ""
+        return join(self.events_folder(attempt), f"rank-{rank:05d}{suffix}.jsonl")
 
     def checkpoint(self, step: int) -> str:
         return join(self.checkpoints, f"step-{step:08d}")

@@ -15,14 +15,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that could not be used, and which of its chunk stood in for it."""
+    """A sample that could not be used at its position, and which one stood in for it."""
 
     position: int
+    sample: int
+    """Its number in the dataset laid end to end."""
     shard: str
+    """URL of its tar."""
+    index: int
+    """Its number in the tar."""
     key: str
     reason: str
-    index: int
-    replaced_by: int
+    replaced_by: int = -1
+    """The stand-in's number in the dataset laid end to end."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,12 @@ class Batch:
 _PER_IMAGE = ("images", "labels", "weights", "positions")
 
 
-def stack_images(images: Sequence[Tensor], num_rows: int) -> Tensor:
+def stack_images(images: Sequence[Tensor], num_rows: int, size_px: int) -> Tensor:
     """Images (3, S, S) as (num_rows, 3, S, S), zeros after the last."""
-    stacked = torch.zeros((num_rows, *images[0].shape), dtype=torch.uint8)
-    torch.stack(list(images), out=stacked[: len(images)])
+    stacked = torch.empty((num_rows, 3, size_px, size_px), dtype=torch.uint8)
+    if images:
+        torch.stack(list(images), out=stacked[: len(images)])
+    stacked[len(images) :] = 0
     return stacked
 
 

@@ -1,20 +1,17 @@
 """Writing data shards: plain webdataset tars, each with an index of its samples' spans."""
 
 import hashlib
-import io
+import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from typing import IO, cast
 
 import numpy as np
 
-from mixer_dist.data.decode import decode_image, image_type
-from mixer_dist.data.image_folder import ImageFile
-from mixer_dist.data.manifest import INDEX_ROW, Index, Shard
+from mixer_dist.data.manifest import INDEX_ROW, Shard
 from mixer_dist.storage import Storage, join
 
-UPLOAD_BYTES = 16 * 2**20  # handed on at once: a whole shard would be held twice
+_WHOLE = 2**40  # bytes that tarfile reads of a member at once
 
 
 class ShardBuilder:
@@ -23,67 +20,74 @@ class ShardBuilder:
     def __init__(self) -> None:
         from webdataset import TarWriter  # imports torch, which a tool's --help need not wait for
 
-        self._buffer = io.BytesIO()
-        # PAX for the sake of long and non-ASCII names; plain names give plain headers.
-        self._writer = TarWriter(self._buffer, mtime=0, encoder=False, format="PAX_FORMAT")
+        self._tar = _Pieces()
+        self._writer = TarWriter(self._tar, mtime=0, encoder=False)
+        # Its own stream copies everything twice, in blocks of 10 KB. PAX for the sake of long and
+        # non-ASCII names; plain names give plain headers.
+        self._writer.tarstream = tarfile.TarFile(
+            fileobj=cast(IO[bytes], self._tar),
+            mode="w",
+            format=tarfile.PAX_FORMAT,
+            copybufsize=_WHOLE,
+        )
         self._ends: list[int] = []
+        self._crcs: list[int] = []
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         """Append one sample: its members by type, such as jpg and cls."""
         self._writer.write({"__key__": key, **members})
-        self._ends.append(self._writer.tarstream.offset)
+        self._ends.append(self._tar.num_bytes)
+        self._crcs.append(self._tar.take_crc32())
 
     def save(self, storage: Storage, folder: str, name: str) -> Shard:
         """Write `name`.tar and `name`.idx into a folder; the manifest's entry for them."""
-        self._writer.close()
-        tar = self._buffer.getbuffer()
-        index = _index(tar, self._ends).tobytes()
-        shard = Shard(
-            name=f"{name}.tar",
-            num_samples=len(self._ends),
-            num_bytes=len(tar),
-            sha256=hashlib.sha256(tar).hexdigest(),
-            index=f"{name}.idx",
-            index_sha256=hashlib.sha256(index).hexdigest(),
-        )
-        storage.write_parts(join(folder, shard.name), lambda: _slices(tar))
-        storage.write(join(folder, shard.index), index)
+        shard = self.finish(name)
+        storage.write_parts(join(folder, shard.name), lambda: self._tar.pieces)
+        storage.write(join(folder, shard.index), self._index())
         return shard
 
+    def finish(self, name: str) -> Shard:
+        """End the tar; the manifest's entry for it, as if it were written."""
+        self._writer.close()
+        return Shard(
+            name=f"{name}.tar",
+            num_samples=len(self._ends),
+            num_bytes=self._tar.num_bytes,
+            sha256=self._tar.sha256.hexdigest(),
+            index=f"{name}.idx",
+            index_sha256=hashlib.sha256(self._index()).hexdigest(),
+        )
 
-def _index(tar: memoryview, ends: Sequence[int]) -> Index:
-    rows = np.zeros(len(ends), INDEX_ROW)
-    for row, start, end in zip(rows, [0, *ends], ends, strict=False):
-        row["offset"], row["num_bytes"] = start, end - start
-        row["crc32"] = zlib.crc32(tar[start:end])
-    return rows
-
-
-def _slices(data: memoryview) -> Iterator[memoryview]:
-    return (data[at : at + UPLOAD_BYTES] for at in range(0, len(data), UPLOAD_BYTES))
-
-
-@dataclass(frozen=True)
-class WrittenShard:
-    """A shard that is on storage, and the images that it had to do without."""
-
-    shard: Shard
-    unreadable: tuple[tuple[str, str], ...]
-    """(path, reason) each."""
+    def _index(self) -> bytes:
+        rows = np.zeros(len(self._ends), INDEX_ROW)
+        rows["offset"] = [0, *self._ends][:-1]
+        rows["num_bytes"] = np.diff(self._ends, prepend=0)
+        rows["crc32"] = self._crcs
+        return rows.tobytes()
 
 
-def write_image_shard(
-    storage: Storage, source: Path, destination: str, name: str, images: Sequence[ImageFile]
-) -> WrittenShard:
-    """Check images by decoding them, write the good ones' own bytes; runs in any process."""
-    builder = ShardBuilder()
-    unreadable = []
-    for image in images:
-        try:
-            data = (source / image.path).read_bytes()
-            decode_image(data)
-        except (OSError, ValueError) as error:
-            unreadable.append((image.path, getattr(error, "strerror", None) or str(error)))
-            continue
-        builder.add(image.key, {image_type(data): data, "cls": b"%d" % image.label})
-    return WrittenShard(builder.save(storage, destination, name), tuple(unreadable))
+class _Pieces:
+    """A file in memory that keeps what is written as it is, uncopied, and its checksums."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.num_bytes = 0
+        self.sha256 = hashlib.sha256()
+        self._crc32 = 0
+
+    def write(self, data: bytes) -> int:
+        """Append."""
+        self.pieces.append(data)
+        self.num_bytes += len(data)
+        self.sha256.update(data)
+        self._crc32 = zlib.crc32(data, self._crc32)
+        return len(data)
+
+    def tell(self) -> int:
+        """Where the next write goes."""
+        return self.num_bytes
+
+    def take_crc32(self) -> int:
+        """Of what was written since the last call."""
+        crc32, self._crc32 = self._crc32, 0
+        return crc32

@@ -14,14 +14,16 @@ import torch
 from PIL import Image
 
 from mixer_dist.config import RunConfig
-from mixer_dist.data.augment import depth_masks, mixup_lambda, training_image
+from mixer_dist.data.augment import depth_masks, mixup_lambda
 from mixer_dist.data.batch import Batch
-from mixer_dist.data.order import SampleOrder, Window, batch_positions, sample_digest
-from mixer_dist.data.stream import Cursor, micro_batch_shape, resolve_order, sample_order
+from mixer_dist.data.order import SampleOrder, Window, batch_digest, batch_positions, sample_hashes
+from mixer_dist.data.run_data import resolve_order, sample_order
+from mixer_dist.data.stream import Cursor, micro_batch_shape
 from mixer_dist.errors import ConfigError
 from tests.data.handmade import (
     DEPTH_RATES,
     CountingStorage,
+    augmented,
     batches_of,
     dataset_of,
     files_of,
@@ -99,7 +101,7 @@ class Plain:
         chosen = [self.samples[self.begins[shard] + index] for _, shard, index in located]
         decoded = [np.array(Image.open(io.BytesIO(s["png"])).convert("RGB")) for s in chosen]
         images = [
-            training_image(image, SIZE_PX, self.seed, position, min_crop_area=0.05, flip=True)
+            augmented(image, SIZE_PX, self.seed, position, 0.05, flip=True)
             for image, position in zip(decoded, positions.tolist(), strict=True)
         ]
         crcs = np.array([self.crcs[shard][index] for _, shard, index in located])
@@ -109,7 +111,7 @@ class Plain:
             positions=positions.tolist(),
             masks=depth_masks(self.seed, positions, np.array(DEPTH_RATES)),
             keys=[sample["__key__"] for sample in chosen],
-            digest=sample_digest(positions, located[:, 1], located[:, 2], crcs),
+            digest=batch_digest(sample_hashes(positions, located[:, 1], located[:, 2], crcs)),
             mixup=mixup_lambda(self.seed, step, 0.5),
             step=step,
             next_position=int(positions[-1]) + 1,

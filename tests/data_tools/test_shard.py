@@ -1,85 +1,37 @@
-"""data_tools/shard.py: what it writes is right, the same every time, committed last; or refused."""
+"""data_tools/shard.py: what it writes is right and the same every time; nothing gets lost."""
 
 import io
-import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
-import time
 import zlib
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-import webdataset
-from PIL import Image
 
 from data_tools import shard
 from mixer_dist.data import image_folder
-from mixer_dist.data.image_folder import (
-    ImageFile,
-    cut,
-    sample_keys,
-    scan_images,
-    shuffle,
-    tar_bytes,
-)
-from mixer_dist.data.manifest import DatasetManifest, load_dataset, load_index, load_manifest
+from mixer_dist.data.image_files import sample_keys
+from mixer_dist.data.image_folder import scan_images
+from mixer_dist.data.manifest import load_dataset, load_index
 from mixer_dist.data.members import image_of, labels_of, read_members
-from mixer_dist.errors import StorageError
+from mixer_dist.data.shard_plan import shuffle
 from mixer_dist.storage import Storage
-
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "data_tools" / "shard.py"
-
-
-def image_bytes(kind: str = "JPEG", shade: int = 100) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((6, 8, 3), shade, np.uint8)).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def write_files(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def small_source(folder: Path) -> Path:
-    """Six images of two classes."""
-    return write_files(
-        folder, {f"{name}/{i}.jpg": image_bytes(shade=i) for name in ("b", "a") for i in range(3)}
-    )
-
-
-def run(source: object, destination: object, *options: str) -> int:
-    return shard.main([str(source), str(destination), "--workers", "1", *options])
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def samples(folder: Path) -> list[dict]:
-    """What plain webdataset reads, in the order of the manifest."""
-    urls = [str(folder / each.name) for each in manifest_of(folder).shards]
-    return list(webdataset.WebDataset(urls, shardshuffle=False, empty_check=False))
-
-
-def manifest_of(folder: Path) -> DatasetManifest:
-    return load_manifest(Storage(), str(folder / "manifest.json"))
-
-
-def refusal(capfd: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr; nothing on stdout."""
-    printed = capfd.readouterr()
-    assert printed.out == "" and printed.err.count("\n") == 1, printed
-    return printed.err
+from tests.data_tools.sources import (
+    ROOT,
+    SCRIPT,
+    contents,
+    image_bytes,
+    manifest_of,
+    quarantine,
+    run,
+    samples,
+    small_source,
+    write_files,
+)
 
 
 def test_webdataset_reads_every_image_as_it_was(digit_images, digits):
@@ -100,7 +52,7 @@ def test_the_manifest_says_what_is_there(digits):
     assert manifest.num_samples == 1501
     assert manifest.num_bytes == sum(p.stat().st_size for p in digits.glob("train/*.tar"))
     names = {name for each in manifest.shards for name in (each.name, each.index)}
-    assert names | {"manifest.json"} == set(contents(digits / "train"))
+    assert names | {"manifest.json", "quarantine.jsonl"} == set(contents(digits / "train"))
     assert len(manifest.shards) == 8
 
 
@@ -208,11 +160,35 @@ def test_unreadable_images_are_named_and_left_out(tmp_path, capfd):
     assert len(lines) == 4
     for path in (*bad, "a/link.png"):
         assert any(line.startswith(f"unreadable: {path}: ") for line in lines), path
-    assert "6 images of 2 classes in 1 shard," in printed.out
-    assert "left out: 4 unreadable images" in printed.out
+    assert ": 6 images of 2 classes in 1 shard," in printed.out
+    assert "left out: 0 missing, 4 unreadable, 0 duplicate, 0 excluded;" in printed.out
+    listed = quarantine(tmp_path / "shards")
+    assert [path for path, _, _ in listed] == sorted([*bad, "a/link.png"])
+    assert {reason for _, reason, _ in listed} == {"unreadable"}
     assert {each["__key__"] for each in samples(tmp_path / "shards")} == {
         f"{name}/{i}" for name in "ab" for i in range(3)
     }
+
+
+def test_a_name_of_bytes_that_are_no_text_is_listed(tmp_path):
+    source = small_source(tmp_path / "source")
+    path = os.fsdecode(b"a/latin-\xe9.jpg")
+    write_files(source, {path: b"no image"})
+    assert run(source, tmp_path / "shards") == 0
+    assert quarantine(tmp_path / "shards") == [(path, "unreadable", "neither JPEG, PNG nor WebP")]
+
+
+def test_trusted_images_are_not_decoded(tmp_path):
+    source = small_source(tmp_path / "source")
+    write_files(source, {"a/cut.jpg": image_bytes()[:-100], "a/text.jpg": b"no image"})
+    assert run(source, tmp_path / "checked") == 0
+    assert run(source, tmp_path / "trusted", "--no-decode-check") == 0
+    assert [path for path, _, _ in quarantine(tmp_path / "checked")] == ["a/cut.jpg", "a/text.jpg"]
+    assert [path for path, _, _ in quarantine(tmp_path / "trusted")] == ["a/text.jpg"]
+
+
+def test_nothing_left_out_is_an_empty_list(digits):
+    assert quarantine(digits / "train") == []
 
 
 def test_a_shard_without_a_readable_image_stays_in_the_row(tmp_path):
@@ -226,7 +202,7 @@ def test_a_shard_without_a_readable_image_stays_in_the_row(tmp_path):
 def test_only_unreadable_images_fail(tmp_path, capfd):
     source = write_files(tmp_path / "source", {"a/1.jpg": b"text", "a/2.png": b"text"})
     assert run(source, tmp_path / "shards") == 1
-    assert "none of 2 images can be read" in capfd.readouterr().err
+    assert "none of 2 images can be used" in capfd.readouterr().err
     assert not (tmp_path / "shards/manifest.json").exists()
 
 
@@ -240,118 +216,6 @@ def test_other_files_are_counted_but_not_taken(tmp_path, capfd):
     assert "ignored: 6 files" in capfd.readouterr().out
     assert manifest_of(tmp_path / "shards").classes == ("a", "b")
     assert manifest_of(tmp_path / "shards").num_samples == 6
-
-
-def test_shards_are_cut_near_the_target(digit_images):
-    images = scan_images(digit_images / "train").images
-    largest = max(tar_bytes(image.num_bytes) for image in images)
-    for target in (20_000, 500_000, 1e9):
-        runs = cut(images, target)
-        assert [image for run in runs for image in run] == list(images)
-        sizes = [sum(tar_bytes(image.num_bytes) for image in run) for run in runs]
-        assert max(sizes) <= target + largest
-        assert min(sizes) >= min(target, sum(sizes)) / 2 - largest
-
-
-def test_planning_takes_time_in_proportion_to_the_images():
-    images = [ImageFile(f"a/{i}.jpg", f"a/{i}", 0, 100_000) for i in range(100_000)]
-    began = time.process_time()
-    assert len(cut(shuffle(images, 0), 256e6)) == 40
-    assert time.process_time() - began < 5
-
-
-def dataset_there(folder: Path) -> Path:
-    return write_files(folder, {"manifest.json": b"{}"})
-
-
-@pytest.mark.parametrize(
-    ("source", "destination", "options", "line"),
-    [
-        (lambda t: t / "nowhere", lambda t: t / "out", [], "no folder at"),
-        (lambda t: write_files(t, {"x/a.txt": b"x"}), lambda t: t / "out", [], "no images below"),
-        (
-            lambda t: write_files(small_source(t), {"loose.jpg": b"x"}),
-            lambda t: t / "out",
-            [],
-            "loose.jpg lies in no class folder",
-        ),
-        (lambda t: "s3://bucket/images", lambda t: t / "out", [], "SOURCE must be a local folder"),
-        (small_source, lambda t: t / "out", ["--workers", "0"], "--workers must be at least 1"),
-        (small_source, lambda t: t / "out", ["--shard-mb", "0"], "--shard-mb must be above 0"),
-        (small_source, lambda t: t / "out", ["--shard-mb", "nan"], "--shard-mb must be above 0"),
-        (small_source, lambda t: t / "a/1.jpg", [], "is a file"),
-        (small_source, lambda t: t / "a/1.jpg/out", [], "a/1.jpg"),
-        (small_source, lambda t: dataset_there(t / "out"), [], "already holds a dataset"),
-        (
-            small_source,
-            lambda t: write_files(t / "out", {"shard-000007.tar": b"precious"}),
-            [],
-            "shard-000007.tar",
-        ),
-        (small_source, lambda t: "nosuchscheme://x/y", [], "Protocol not known"),
-        (small_source, lambda t: "s3://", [], "s3://"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_any_work(
-    tmp_path, capfd, source, destination, options, line
-):
-    arguments = [str(source(tmp_path)), str(destination(tmp_path)), *options]
-    before = sorted(tmp_path.rglob("*"))
-    assert shard.main(arguments) == 2
-    assert line in refusal(capfd)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_s3_refusals(s3, tmp_path, capfd, monkeypatch):
-    source = small_source(tmp_path)
-    assert run(source, "s3://no-such-bucket/x", *s3.shard_options()) == 2
-    assert "no-such-bucket" in refusal(capfd)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something-else")
-    assert run(source, f"{s3.bucket_url}/x", *s3.shard_options()) == 2
-    assert "refuses these credentials" in refusal(capfd)
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_stopped_run_commits_nothing_and_can_be_repeated(digit_images, tmp_path, number):
-    folder = tmp_path / "shards"
-    command = [sys.executable, str(SCRIPT), str(digit_images / "train"), str(folder)]
-    process = subprocess.Popen(
-        [*command, "--shard-mb", "0.05", "--workers", "1"], stderr=subprocess.PIPE, text=True
-    )
-    while not (folder / "shard-000001.idx").exists():
-        assert process.poll() is None
-        time.sleep(0.002)
-    workers = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(number)
-    _, complaint = process.communicate()
-    assert process.returncode == (130 if number == signal.SIGINT else -number)
-    assert "Traceback" not in complaint
-    assert number == signal.SIGKILL or complaint.count("\n") == 1, complaint
-    assert workers and not psutil.wait_procs(workers, timeout=10)[1]
-    assert "manifest.json" not in contents(folder) and "INCOMPLETE" in contents(folder)
-
-    assert run(digit_images / "test", folder, "--shard-mb", "1000") == 0  # fewer shards than before
-    assert set(contents(folder)) == {"manifest.json", "shard-000000.tar", "shard-000000.idx"}
-    assert manifest_of(folder).num_samples == 296
-
-
-def test_a_worker_that_dies_is_an_error():
-    with pytest.raises(StorageError, match="fewer --workers"), shard._workers(1) as pool:
-        pool.submit(os._exit, 1).result()
-    assert not multiprocessing.active_children()
-
-
-@pytest.mark.parametrize("is_terminal", [False, True])
-def test_progress_is_a_bar_or_else_a_line_now_and_then(capfd, monkeypatch, is_terminal):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
-    progress = shard.Progress(1000)
-    progress.show_line()
-    assert "0 of 1,000 images" not in capfd.readouterr().err
-    progress._last_line -= shard.REPORT_S
-    progress.show_line()
-    assert ("0 of 1,000 images" in capfd.readouterr().err) == (not is_terminal)
-    assert progress.until_line_s() > 0  # else waiting for workers would be a busy loop
-    progress.close()
 
 
 @pytest.mark.parametrize("directory", ["/", str(ROOT)])

@@ -1,0 +1,51 @@
+"""How far a long job is: a bar on a terminal, elsewhere a line every 30 seconds."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+REPORT_S = 30.0
+
+
+class Progress:
+    """Counts towards a total; to be closed at the end."""
+
+    def __init__(self, total: int, unit: str = "images") -> None:
+        self._bar = tqdm(total=total, unit=f" {unit}", disable=not sys.stderr.isatty())
+        self._total = total
+        self._unit = unit
+        self._done = self._num_before = 0
+        self._began = self._last_line = time.monotonic()
+
+    def add(self, count: int) -> None:
+        """Count what was done."""
+        self._done += count
+        self._bar.update(count)
+
+    def skip(self, count: int) -> None:
+        """Count what an earlier run has done, which tells nothing of the rate."""
+        self._num_before += count
+        self.add(count)
+
+    def say(self, line: str) -> None:
+        """Print a line, past the bar."""
+        tqdm.write(line, file=sys.stderr)
+
+    def until_line_s(self) -> float:
+        """Seconds until a line is due."""
+        return max(0.0, self._last_line + REPORT_S - time.monotonic())
+
+    def show_line(self) -> None:
+        """Print the state, when that is due and nobody sees the bar."""
+        if self.until_line_s() > 0:
+            return
+        self._last_line = time.monotonic()
+        if self._bar.disable:
+            rate = (self._done - self._num_before) / (self._last_line - self._began)
+            state = f"{self._done:,} of {self._total:,} {self._unit}"
+            print(f"{state}, {rate:,.0f} {self._unit}/s", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal to others."""
+        self._bar.close()

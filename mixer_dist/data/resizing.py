@@ -1,0 +1,30 @@
+"""Images made smaller before training: antialiased, and encoded as JPEG anew."""
+
+from typing import Literal
+
+import numpy as np
+import simplejpeg
+
+from mixer_dist.data.decode import Pixels
+
+
+def shrink(pixels: Pixels, short_side_px: int, quality: int) -> bytes:
+    """The image as a JPEG whose short side has so many pixels.
+
+    Colours are kept at full resolution: at the same file size that is closer to the original than
+    halving them at a higher quality (benchmarks/results/sharding.md).
+    """
+    height, width, _ = pixels.shape
+    scale = short_side_px / min(height, width)
+    smaller = resize(pixels, round(height * scale), round(width * scale), "bicubic")
+    data: bytes = simplejpeg.encode_jpeg(smaller, quality, colorspace="RGB", colorsubsampling="444")
+    return data
+
+
+def resize(pixels: Pixels, height: int, width: int, mode: Literal["bilinear", "bicubic"]) -> Pixels:
+    """uint8 (H, W, 3) at another size, antialiased."""
+    import torch  # here, because a tool's --help need not wait for it
+
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
+    resized = torch.nn.functional.interpolate(image, (height, width), mode=mode, antialias=True)
+    return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
