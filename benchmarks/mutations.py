@@ -179,11 +179,19 @@ def read_as_trained(folder: Path, written: Written) -> bool:
     }
     shards = [numbers.get(part.shard.index_sha256, part.number) for part in dataset.parts]
     num_replaced = 0
-    with closing(Loader(Storage(), dataset, 4, 4, NUM_CLASSES)) as loader:
+    loader = Loader(
+        Storage(),
+        dataset,
+        chunk_samples=4,
+        capacity_bytes=2**20,
+        num_classes=NUM_CLASSES,
+        decode=lambda sample: sample | {"image": decode_image(sample["data"])},
+    )
+    with closing(loader):
         for number in range(dataset.num_samples):
             sample = loader.load_or_replace({"position": number, "sample": number})
             place = shards[sample["shard"]], sample["index"]
-            num_replaced += len(sample["bad_samples"])
+            num_replaced += sample["bad_sample"] is not None
             if not np.array_equal(sample["image"], written.pixels[place]):
                 raise WrongError(f"pixels of {place}")
             if sample["labels"] != written.labels[place]:

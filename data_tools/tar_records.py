@@ -3,12 +3,10 @@
 import hashlib
 from collections.abc import Sequence
 
-from aiohttp import ClientError
-
 from data_tools.tar_pool import Advance
 from data_tools.tar_urls import file_name
 from mixer_dist.config import Section
-from mixer_dist.data.image_folder import printable
+from mixer_dist.data.image_files import printable
 from mixer_dist.data.manifest import Shard, name_in
 from mixer_dist.data.tar_headers import TarError
 from mixer_dist.data.tar_index import IndexOptions, Labels, TarIndex, index_tar
@@ -24,8 +22,8 @@ class TarState(Section):
 
     url: str
     num_bytes: int
-    version: str
-    """Changes when the tar does; empty where that is not known."""
+    tag: str
+    """Changes when the tar does, as an ETag; empty where that is not known."""
     options: IndexOptions
 
 
@@ -53,12 +51,7 @@ class TarRecords:
     def index(self, number: int, advance: Advance) -> TarRecord:
         """The record of one tar, whose index is then on storage; DataError."""
         url = self._urls[number]
-        state = TarState(
-            url=url,
-            num_bytes=self._storage.size(url),
-            version=_version(self._storage, url),
-            options=self._options,
-        )
+        state = _state(self._storage, url, self._options)
         if (left := self._left_of(number)) and left.state == state:
             return left
         kind = TarHeaders if self._options.headers_only else WholeTar
@@ -128,10 +121,8 @@ def _index(tar: TarReader, url: str, options: IndexOptions) -> TarIndex:
         raise DataError(f"{url}: {printable(str(error))}") from error
 
 
-def _version(storage: Storage, url: str) -> str:
-    """What fsspec knows of a file beside its size."""
-    fs, path = storage.open(url)
-    try:
-        return str(fs.ukey(path))
-    except (OSError, ClientError):
-        return ""
+def _state(storage: Storage, url: str, options: IndexOptions) -> TarState:
+    """As a read of one byte tells, which tells too whether there are ranges and an access."""
+    _, version = storage.read_versioned(url, 0, 1)
+    num_bytes = storage.size(url) if version.num_bytes is None else version.num_bytes
+    return TarState(url=url, num_bytes=num_bytes, tag=version.tag, options=options)

@@ -17,7 +17,7 @@ def test_300_mutations_are_read_right_or_refused(tmp_path, capsys):
 
 
 def test_wrong_pixels_would_be_seen(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "_is_right", lambda span: True)
+    monkeypatch.setattr(fetch.Span, "is_right", True)
     counts = mutations.damage_and_read(tmp_path, range(200))
     assert counts["tar", "other"] > 0
 
