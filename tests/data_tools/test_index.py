@@ -216,7 +216,12 @@ def test_labels_that_count_from_1_are_shifted_on_demand(tmp_path, capsys):
         for labels in [load_shard_labels(Storage(), part)]
         for number in range(part.shard.num_samples)
     ]
-    assert found == [[labels_of(sample)[0] - 1] for sample in samples]
+    expected = [labels_of(sample)[0] - 1 for sample in samples]
+    assert found == [[label] for label in expected]
+    with open_stream(stream_config(str(tmp_path / "data/manifest.json"))) as stream:
+        batches = list(itertools.islice(stream, 8))
+    trained = {key: int(n) for b in batches for key, n in zip(b.keys, b.labels, strict=True)}
+    assert trained == {str(s["__key__"]): n for s, n in zip(samples, expected, strict=True)}
 
 
 def test_labels_are_reported(tmp_path, capsys):
