@@ -13,37 +13,31 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
+from data_tools.command import exit_code_of
 from data_tools.destination import check_destination, check_reachable
 from data_tools.label_range import LabelRange, add_class_arguments, class_names
-from data_tools.storage_arguments import add_storage_arguments, storage_of
+from data_tools.storage_options import add_storage_options, open_storage
 from data_tools.tar_pool import add_workers_argument, each_tar
 from data_tools.tar_records import TarRecord, TarRecords
 from data_tools.tar_urls import expand_tars, whole_path
 from mixer_dist.data.labels import ShardLabels, shard_labels, write_labels
 from mixer_dist.data.manifest import MANIFEST_NAME, DatasetManifest, Shard
 from mixer_dist.data.tar_index import IndexOptions
-from mixer_dist.errors import ConfigError, DataError, MixerError
+from mixer_dist.errors import ConfigError, DataError
 from mixer_dist.storage import join
-
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Index as the arguments say; the exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        _check(arguments)
-        return _index(arguments)
-    except MixerError as error:
-        print(f"index.py: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("index.py: interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
+    return exit_code_of(
+        "index.py", lambda: _index(arguments), if_interrupted="the same command goes on from here"
+    )
 
 
 def _index(arguments: argparse.Namespace) -> int:
-    storage, destination = storage_of(arguments), whole_path(arguments.destination)
+    _check(arguments)
+    storage, destination = open_storage(arguments), whole_path(arguments.destination)
     classes = class_names(arguments.classes)
     check_destination(storage, destination)
     urls = expand_tars(storage, arguments.tars)
@@ -73,7 +67,7 @@ def _index_all(
     """The records in the order of the tars, without the labels, of which there may be many."""
     done: dict[int, TarRecord] = {}
     for number, record in each_tar(records.index, num_tars, num_workers):
-        label_range.add(record.url, record.labels)
+        label_range.add(record.state.url, record.labels)
         done[number] = record.model_copy(update={"labels": ()})
     return [done[number] for number in range(num_tars)]
 
@@ -152,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_workers_argument(parser)
     add_class_arguments(parser)
-    add_storage_arguments(parser)
+    add_storage_options(parser)
     return parser
 
 

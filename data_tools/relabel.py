@@ -13,10 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
+from data_tools.command import exit_code_of
 from data_tools.destination import check_destination, check_reachable
 from data_tools.label_list import read_label_list
 from data_tools.label_range import LabelRange, add_class_arguments, class_names
-from data_tools.storage_arguments import add_storage_arguments, storage_of
+from data_tools.storage_options import add_storage_options, open_storage
 from data_tools.tar_pool import Advance, add_workers_argument, each_tar
 from data_tools.tar_urls import whole_path
 from mixer_dist.data.image_files import printable
@@ -33,28 +34,22 @@ from mixer_dist.data.manifest import (
 from mixer_dist.data.tar_headers import TarError
 from mixer_dist.data.tar_index import Labels, own_labels
 from mixer_dist.data.tar_spans import TarHeaders, read_key, sample_at
-from mixer_dist.errors import DataError, MixerError
+from mixer_dist.errors import DataError
 from mixer_dist.storage import Storage, join
 
-INTERRUPTED = 130
 NUM_NAMED = 5  # keys that a message names before it says how many more there are
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Relabel as the arguments say; the exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _relabel(arguments)
-    except MixerError as error:
-        print(f"relabel.py: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("relabel.py: interrupted; nothing was written", file=sys.stderr)
-        return INTERRUPTED
+    return exit_code_of(
+        "relabel.py", lambda: _relabel(arguments), if_interrupted="nothing was written"
+    )
 
 
 def _relabel(arguments: argparse.Namespace) -> int:
-    storage, output = storage_of(arguments), whole_path(arguments.output)
+    storage, output = open_storage(arguments), whole_path(arguments.output)
     url = whole_path(arguments.manifest)
     manifest = load_manifest(storage, url)
     parts = load_dataset(storage, [(url, 1)]).parts
@@ -64,7 +59,7 @@ def _relabel(arguments: argparse.Namespace) -> int:
     label_range = LabelRange(num_classes)
     label_range.add(arguments.labels, list(listed.values()))
     check_destination(storage, output)
-    check_reachable([part.url for part in parts], output)
+    check_reachable([url for part in parts for url in (part.url, part.index_url)], output)
 
     relabelled = _relabel_all(storage, parts, listed, arguments)
     _check_all_labelled(relabelled)
@@ -97,7 +92,7 @@ def _relabel_all(
         try:
             return _relabel_shard(storage, part, listed, arguments.keep_others, advance)
         except TarError as error:
-            raise DataError(f"{part.url}: {error}") from error
+            raise DataError(f"{part.url}: {printable(str(error))}") from error
 
     done = dict(each_tar(relabel, len(parts), arguments.workers))
     return [done[number] for number in range(len(parts))]
@@ -190,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_workers_argument(parser)
     add_class_arguments(parser)
-    add_storage_arguments(parser)
+    add_storage_options(parser)
     return parser
 
 

@@ -3,11 +3,10 @@
 import hashlib
 from collections.abc import Sequence
 
-from aiohttp import ClientError
-
 from data_tools.tar_pool import Advance
 from data_tools.tar_urls import file_name
 from mixer_dist.config import Section
+from mixer_dist.data.image_files import printable
 from mixer_dist.data.manifest import Shard, name_in
 from mixer_dist.data.tar_headers import TarError
 from mixer_dist.data.tar_index import IndexOptions, Labels, TarIndex, index_tar
@@ -18,13 +17,20 @@ from mixer_dist.storage import Storage, join
 _ENDING = ".done.json"
 
 
+class TarState(Section):
+    """What must be the same for an index not to be made again."""
+
+    url: str
+    num_bytes: int
+    tag: str
+    """Changes when the tar does, as an ETag; empty where that is not known."""
+    options: IndexOptions
+
+
 class TarRecord(Section):
     """A tar whose index is written."""
 
-    url: str
-    version: str
-    """Changes when the tar does; empty where that is not known."""
-    options: IndexOptions
+    state: TarState
     shard: Shard
     labels: tuple[Labels, ...]
     num_without_image: int
@@ -45,22 +51,15 @@ class TarRecords:
     def index(self, number: int, advance: Advance) -> TarRecord:
         """The record of one tar, whose index is then on storage; DataError."""
         url = self._urls[number]
-        num_bytes, version = self._storage.size(url), _version(self._storage, url)
-        if self._name(number) in self._left:
-            record = self.load(number)
-            done = (record.url, record.version, record.options, record.shard.num_bytes)
-            if done == (url, version, self._options, num_bytes):
-                return record
-        tar = (TarHeaders if self._options.headers_only else WholeTar)(
-            self._storage, url, num_bytes, advance
-        )
+        state = _state(self._storage, url, self._options)
+        if (left := self._left_of(number)) and left.state == state:
+            return left
+        kind = TarHeaders if self._options.headers_only else WholeTar
+        tar = kind(self._storage, url, state.num_bytes, advance)
         found = _index(tar, url, self._options)
-        shard = self._write_index(number, num_bytes, found, tar.sha256())
         record = TarRecord(
-            url=url,
-            version=version,
-            options=self._options,
-            shard=shard,
+            state=state,
+            shard=self._write_index(number, state.num_bytes, found, tar.sha256()),
             labels=found.labels,
             num_without_image=found.num_without_image,
         )
@@ -70,6 +69,15 @@ class TarRecords:
     def load(self, number: int) -> TarRecord:
         """The record of a tar that is done."""
         return TarRecord.model_validate_json(self._storage.read(self._url(number)))
+
+    def _left_of(self, number: int) -> TarRecord | None:
+        """The record and index that a stopped run has left of a tar."""
+        if not {self._name(number), self._index_name(number)} <= self._left:
+            return None
+        try:
+            return self.load(number)
+        except ValueError:  # of another version, or damaged
+            return None
 
     def remove(self) -> None:
         """Remove the records, which the manifest has made superfluous."""
@@ -86,7 +94,7 @@ class TarRecords:
             num_samples=len(found.rows),
             num_bytes=num_bytes,
             sha256=sha256,
-            index=f"{self._stem(number)}.idx",
+            index=self._index_name(number),
             index_sha256=hashlib.sha256(rows).hexdigest(),
         )
         self._storage.write(join(self._destination, shard.index), rows)
@@ -95,6 +103,9 @@ class TarRecords:
     def _stem(self, number: int) -> str:
         """Numbered, as tars of several folders may have one name."""
         return f"{number:06d}-{file_name(self._urls[number]).removesuffix('.tar')}"
+
+    def _index_name(self, number: int) -> str:
+        return self._stem(number) + ".idx"
 
     def _name(self, number: int) -> str:
         return self._stem(number) + _ENDING
@@ -107,13 +118,11 @@ def _index(tar: TarReader, url: str, options: IndexOptions) -> TarIndex:
     try:
         return index_tar(tar, options)
     except TarError as error:
-        raise DataError(f"{url}: {error}") from error
+        raise DataError(f"{url}: {printable(str(error))}") from error
 
 
-def _version(storage: Storage, url: str) -> str:
-    """What fsspec knows of a file beside its size."""
-    fs, path = storage.open(url)
-    try:
-        return str(fs.ukey(path))
-    except (OSError, ClientError):
-        return ""
+def _state(storage: Storage, url: str, options: IndexOptions) -> TarState:
+    """As a read of one byte tells, which tells too whether there are ranges and an access."""
+    _, version = storage.read_versioned(url, 0, 1)
+    num_bytes = storage.size(url) if version.num_bytes is None else version.num_bytes
+    return TarState(url=url, num_bytes=num_bytes, tag=version.tag, options=options)

@@ -15,34 +15,28 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
-from data_tools.storage_arguments import add_storage_arguments, storage_of
+from data_tools.command import exit_code_of
+from data_tools.storage_options import add_storage_options, open_storage
 from data_tools.tar_pool import Advance, add_workers_argument, each_tar
 from data_tools.tar_urls import whole_path
 from mixer_dist.data.image_files import printable
 from mixer_dist.data.manifest import DatasetManifest, Part, load_dataset, load_manifest
 from mixer_dist.data.shard_check import Checks, Damage, check_shard
 from mixer_dist.data.tar_spans import WholeTar
-from mixer_dist.errors import MissingError, MixerError
+from mixer_dist.errors import MissingError
 from mixer_dist.storage import Storage, join, parent
-
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Verify as the arguments say; the exit code."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _verify(arguments)
-    except MixerError as error:
-        print(f"verify.py: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("verify.py: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    return exit_code_of(
+        "verify.py", lambda: _verify(arguments), if_interrupted="not all is verified"
+    )
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    storage, url = storage_of(arguments), whole_path(arguments.manifest)
+    storage, url = open_storage(arguments), whole_path(arguments.manifest)
     manifest = load_manifest(storage, url)
     parts = load_dataset(storage, [(url, 1)]).parts
     checks = Checks(len(manifest.classes) if manifest.classes else None, arguments.decode)
@@ -133,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--decode", action="store_true", help="decode each image too")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     add_workers_argument(parser)
-    add_storage_arguments(parser)
+    add_storage_options(parser)
     return parser
 
 

@@ -35,11 +35,16 @@ class _Handler(SimpleHTTPRequestHandler):
         """Quiet."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *args: object) -> None:
+        """Quiet where a reader has seen enough and hangs up."""
+
+
 @contextmanager
 def serve_folder(folder: Path, *, has_ranges: bool = True) -> Iterator[str]:
     """The URL of a folder that is served while the context lasts."""
     handler = partial(_Handler, directory=str(folder), has_ranges=has_ranges)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with _Server(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:

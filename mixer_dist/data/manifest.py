@@ -173,8 +173,7 @@ def load_index(storage: Storage, part: Part) -> Index:
 
 def name_in(folder: str, url: str) -> str:
     """How a manifest in `folder` names a file: relative where it lies below, else as it is."""
-    below = folder.rstrip("/") + "/"
-    return url.removeprefix(below) if url.startswith(below) else url
+    return url.removeprefix(folder.rstrip("/") + "/")
 
 
 def _parts(manifest: DatasetManifest, url: str) -> list[Part]:

@@ -91,6 +91,13 @@ def test_old_tars_mark_folders_by_a_slash_and_files_by_a_zero():
     assert files_of(folder + file + b"abc".ljust(BLOCK, b"\0") + bytes(1024)) == {"d/f.txt": b"abc"}
 
 
+def test_times_in_a_header_of_gnu_are_no_part_of_the_name():
+    """Where ustar has a prefix of the name, `tar --format=gnu --listed-incremental` has them."""
+    plain = info("f.txt", size=0).tobuf(tarfile.GNU_FORMAT)
+    with_times = sealed(plain[:345] + b"14700000000 14700000000 " + plain[369:])
+    assert files_of(with_times + bytes(1024)) == {"f.txt": b""}
+
+
 def test_sizes_may_be_binary_or_in_a_pax_record():
     number = (3).to_bytes(12, "big")
     binary = bytes([number[0] | 0x80]) + number[1:]

@@ -1,4 +1,4 @@
-"""Tars as others write them: with webdataset's ShardWriter, GNU tar or img2dataset's members."""
+"""Tars as others write them, with webdataset's ShardWriter or GNU tar, and how they are indexed."""
 
 import json
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from webdataset import ShardWriter
 
+from data_tools import index
 from mixer_dist.data.manifest import DatasetManifest, load_dataset, load_index, load_manifest
 from mixer_dist.data.members import read_members
 from mixer_dist.storage import Storage
@@ -58,3 +59,14 @@ def samples_of(manifest: str, storage: Storage | None = None) -> list[Members]:
             begin, end = int(row["offset"]), int(row["offset"]) + int(row["num_bytes"])
             samples.append(read_members(storage.read_range(part.url, begin, end)))
     return samples
+
+
+def run_index(*arguments: object) -> int:
+    return index.main([str(argument) for argument in arguments])
+
+
+def refused_line(capsys, *arguments: object) -> str:
+    """The one line that a refused command prints."""
+    assert run_index(*arguments) in (1, 2)
+    [line] = capsys.readouterr().err.splitlines()
+    return line

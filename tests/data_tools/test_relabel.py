@@ -22,7 +22,7 @@ def old(tmp_path) -> Path:
     return tmp_path / "old/manifest.json"
 
 
-def run(old: Path, labels: Path, output: Path, *options: str) -> int:
+def run(old: Path, labels: Path, output: object, *options: str) -> int:
     return relabel.main([str(old), str(labels), "--output", str(output), *options])
 
 
@@ -108,12 +108,15 @@ def test_keys_that_no_tar_has_are_counted_and_named(old, tmp_path, capsys):
     assert "2 keys of the list are in no tar: train/00048, train/00049\n" in capsys.readouterr().out
 
 
-def test_tars_elsewhere_stay_elsewhere(tmp_path):
+def test_tars_elsewhere_stay_elsewhere(tmp_path, capsys, s3):
     webdataset_tars(tmp_path / "host", 4)
     with serve_folder(tmp_path / "host") as url:
         assert index.main([f"{url}/train-0000.tar", f"{tmp_path}/old"]) == 0
         labels = csv_of(tmp_path / "l.csv", dict.fromkeys(range(4), 8))
-        assert run(tmp_path / "old/manifest.json", labels, tmp_path / "new") == 0
+        old = tmp_path / "old/manifest.json"
+        assert run(old, labels, tmp_path / "new") == 0
+        assert run(old, labels, s3.new_bucket(), *s3.shard_options()) == 2
+    assert "old/000000-train-0000.idx lies on this machine" in capsys.readouterr().err
     [part] = load_dataset(Storage(), [(str(tmp_path / "new/manifest.json"), 1)]).parts
     assert part.url == f"{url}/train-0000.tar"
 
