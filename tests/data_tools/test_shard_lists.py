@@ -94,7 +94,7 @@ def test_keys_are_taken_as_given_and_made_of_paths_otherwise(tmp_path):
 
 
 def test_the_order_of_the_list_changes_nothing(tmp_path):
-    rows = [f"x/{i}.jpg,{i}" for i in range(3)]
+    rows = [*(f"x/{i}.jpg,{i}" for i in range(3)), "./x/0.jpg,4", "x//0.jpg,5"]  # equal keys
     for name, lines in (("one", rows), ("two", rows[::-1])):
         source = listed(tmp_path / name, "l.csv", "\n".join(["path,label", *lines]))
         assert run(source, tmp_path / name / "out") == 0
