@@ -28,10 +28,6 @@ class Progress:
         self._num_before += count
         self.add(count)
 
-    def say(self, line: str) -> None:
-        """Print a line, past the bar."""
-        tqdm.write(line, file=sys.stderr)
-
     def until_line_s(self) -> float:
         """Seconds until a line is due."""
         return max(0.0, self._last_line + REPORT_S - time.monotonic())
@@ -49,3 +45,8 @@ class Progress:
     def close(self) -> None:
         """Leave the terminal to others."""
         self._bar.close()
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, past any bar."""
+    tqdm.write(line, file=sys.stderr)

@@ -68,6 +68,7 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
         "--exclude",
         metavar="MANIFEST",
         nargs="+",
+        action="extend",
         default=[],
         help="leave out copies of the images in these datasets, also resized or re-encoded ones",
     )

@@ -1,15 +1,16 @@
 """The passes that shard.py makes over all images on its workers: compare, exclude, write."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
 from data_tools.journal import Journal
 from data_tools.progress import Progress
+from data_tools.shard_summary import name_left_out
 from data_tools.workers import run_tasks
 from mixer_dist.data.duplicates import find_duplicates, hash_contents, same_size_images
 from mixer_dist.data.exclusion import ExcludedImages, Fingerprint, fingerprint_shard, gather
-from mixer_dist.data.image_files import ImageFile, ImageSource, LeftOut, printable
+from mixer_dist.data.image_files import ImageFile, ImageSource, LeftOut
 from mixer_dist.data.image_shards import Treatment, WrittenShard, write_image_shard
 from mixer_dist.data.manifest import Part
 from mixer_dist.storage import Storage
@@ -48,9 +49,7 @@ def compare_files(storage: Storage, source: ImageSource, num_workers: int) -> li
         for place, found in run_tasks(hash_contents, tasks, num_workers, progress):
             hashes |= found
             progress.add(len(batches[place]))
-        duplicates = find_duplicates(hashes)
-        _say(progress, duplicates)
-    return duplicates
+    return find_duplicates(hashes)
 
 
 def read_excluded(
@@ -81,12 +80,12 @@ def write_shards(
         for task in tasks:
             if task.place in finished:
                 progress.skip(len(task.images))
-                _say(progress, finished[task.place].left_out)
+                name_left_out(finished[task.place].left_out)
         arguments = [(storage, root, task, treatment) for task in todo]
         for at, done in run_tasks(write_and_record, arguments, num_workers, progress):
             written[todo[at].place] = done
             progress.add(len(todo[at].images))
-            _say(progress, done.left_out)
+            name_left_out(done.left_out)
     return written
 
 
@@ -99,8 +98,3 @@ def write_and_record(
     if task.journal:
         task.journal.record(task.name, written.to_json())
     return written
-
-
-def _say(progress: Progress, left_out: Iterable[LeftOut]) -> None:
-    for each in left_out:
-        progress.say(f"{each.reason}: {printable(each.path)}: {printable(each.detail)}")

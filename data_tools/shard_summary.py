@@ -1,12 +1,19 @@
-"""What shard.py says at its end."""
+"""What shard.py says of the images it leaves out, and at its end."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
-from mixer_dist.data.image_files import ImageSource, Reason
+from data_tools.progress import say
+from mixer_dist.data.image_files import ImageSource, LeftOut, Reason, printable
 from mixer_dist.data.image_shards import WrittenShard
 from mixer_dist.data.manifest import DatasetManifest
+
+
+def name_left_out(left_out: Iterable[LeftOut]) -> None:
+    """A line for each, on stderr."""
+    for each in left_out:
+        say(f"{each.reason}: {printable(each.path)}: {printable(each.detail)}")
 
 
 def describe_dataset(url: str, manifest: DatasetManifest) -> str:

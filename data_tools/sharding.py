@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_tools.dataset_folder import QUARANTINE_NAME, DatasetFolder, remove_temporaries
 from data_tools.shard_passes import ShardTask, Written, compare_files, read_excluded, write_shards
-from data_tools.shard_summary import describe_dataset, describe_images
+from data_tools.shard_summary import describe_dataset, describe_images, name_left_out
 from data_tools.storage_options import open_storage
 from mixer_dist.data.class_names import read_class_names
 from mixer_dist.data.image_files import ImageFile, ImageSource
@@ -28,7 +28,7 @@ DECIDING = (
     "shard_mb", "seed", "decode_check", "resize_short_side", "quality", "deduplicate",
     "exclude_distance", "val_fraction",
 )  # fmt: skip
-ENCODERS = ("pillow", "simplejpeg", "torch")  # other versions may give other bytes
+ENCODERS = ("simplejpeg", "torch")  # other versions may give other bytes
 
 
 class Sharding:
@@ -50,12 +50,16 @@ class Sharding:
 
     def run(self) -> int:
         """Write all, or what an earlier run has left to do; the exit code."""
-        if self._is_resumed and all(folder.is_committed for folder in self._folders):
+        is_dry = self._arguments.dry_run
+        is_committed = all(folder.is_committed for folder in self._folders)
+        if self._is_resumed and is_committed and not is_dry:
             return self._close()  # it was killed between its last manifest and its end
         began = time.monotonic()
-        finished = {} if self._arguments.dry_run else self._begin()
+        finished = {} if is_dry else self._begin()
+        name_left_out(self._source.left_out)
         if self._arguments.deduplicate:
             copies = compare_files(self._storage, self._source, self._arguments.workers)
+            name_left_out(copies)
             self._source = without(self._source, copies)
         datasets = self._write_shards(finished)
         manifests = [self._manifest(shards) for shards in datasets]
@@ -132,14 +136,15 @@ class Sharding:
 
     def _treatment(self) -> Treatment:
         arguments = self._arguments
-        parts = [part for dataset in self._others for part in dataset.parts]
+        excluded = None
+        if parts := [part for dataset in self._others for part in dataset.parts]:
+            distance = arguments.exclude_distance
+            excluded = read_excluded(self._storage, parts, distance, arguments.workers)
         return Treatment(
             decodes=arguments.decode_check,
             short_side_px=arguments.resize_short_side,
             quality=arguments.quality,
-            excluded=read_excluded(
-                self._storage, parts, arguments.exclude_distance, arguments.workers
-            ),
+            excluded=excluded,
         )
 
     def _tasks(

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from data_tools.progress import Progress
 from mixer_dist.errors import StorageError
 
-PRELOADED = ["mixer_dist.data.shards", "webdataset"]  # once, for all workers to be forked from
+PRELOADED = ["mixer_dist.data.image_shards", "webdataset"]  # once, before workers are forked
 
 T = TypeVar("T")
 

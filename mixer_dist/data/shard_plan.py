@@ -54,6 +54,8 @@ def cut(
 
     `shrinkage` is what share of its bytes an image keeps.
     """
+    if not images:
+        return []
     sizes = [tar_bytes(int(image.num_bytes * shrinkage)) for image in images]
     total = sum(sizes)
     num_runs = int(-(-total // target_bytes))

@@ -39,6 +39,10 @@ def test_planning_takes_time_in_proportion_to_the_images():
     assert time.process_time() - began < 5
 
 
+def test_no_images_make_no_shards():
+    assert cut([], 1e6) == []
+
+
 def test_shards_of_smaller_images_hold_more_of_them():
     assert len(cut(images(1000), 1e6, shrinkage=0.25)) == pytest.approx(
         len(cut(images(1000), 1e6)) / 4, abs=2

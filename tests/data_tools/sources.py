@@ -29,6 +29,13 @@ def scene_pixels(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
     return np.array(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
+def photo_pixels(seed: int, height: int = 240, width: int = 320) -> np.ndarray:
+    """A scene with fine detail, which a resize must average and not pick from."""
+    scene = scene_pixels(seed, height, width).astype(int)
+    detail = np.random.default_rng(seed).integers(-60, 60, scene.shape)
+    return (scene + detail).clip(0, 255).astype(np.uint8)
+
+
 def encode(pixels: np.ndarray, kind: str = "JPEG", **options: Any) -> bytes:
     """An image file's bytes."""
     buffer = io.BytesIO()

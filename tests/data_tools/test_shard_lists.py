@@ -1,7 +1,10 @@
 """data_tools/shard.py on lists: what they say is what the shards hold, what is missing is named."""
 
 import json
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -91,7 +94,7 @@ def test_keys_are_taken_as_given_and_made_of_paths_otherwise(tmp_path):
 
 
 def test_the_order_of_the_list_changes_nothing(tmp_path):
-    rows = [f"x/{i}.jpg,{i}" for i in range(3)]
+    rows = [*(f"x/{i}.jpg,{i}" for i in range(3)), "./x/0.jpg,4", "x//0.jpg,5"]  # equal keys
     for name, lines in (("one", rows), ("two", rows[::-1])):
         source = listed(tmp_path / name, "l.csv", "\n".join(["path,label", *lines]))
         assert run(source, tmp_path / name / "out") == 0
@@ -105,7 +108,9 @@ def test_images_that_are_not_there_are_named(tmp_path, capfd):
         ("x", "missing", "no plain file"),
         ("x/9.jpg", "missing", "No such file or directory"),
     ]
-    assert "left out: 2 missing, 0 unreadable" in capfd.readouterr().out
+    printed = capfd.readouterr()
+    assert "left out: 2 missing, 0 unreadable" in printed.out
+    assert "missing: x/9.jpg: No such file or directory" in printed.err
 
 
 def test_a_list_may_name_images_in_a_bucket_and_lie_there(s3, tmp_path):
@@ -121,3 +126,26 @@ def test_a_list_may_name_images_in_a_bucket_and_lie_there(s3, tmp_path):
     assert labels(tmp_path / "out") == {f"{name}/images/0": [0], "images/2": [2]}
     ((path, reason, _),) = quarantine(tmp_path / "out")
     assert (path, reason) == (f"{bucket}/images/7.jpg", "missing")
+
+
+def test_a_list_may_name_images_of_a_web_server(tmp_path):
+    served = listed(tmp_path / "served", "unused", "").parent
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(served))
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}/x"
+        rows = f"path,label\n{url}/1.jpg,1\n{url}/9.jpg,1\nx/0.jpg,0\n"
+        source = listed(tmp_path / "local", "l.csv", rows)
+        assert run(source, tmp_path / "out") == 0
+        server.shutdown()
+    host = url.removeprefix("http://")
+    assert labels(tmp_path / "out") == {f"{host}/1": [1], "x/0": [0]}
+    ((path, reason, _),) = quarantine(tmp_path / "out")
+    assert (path, reason) == (f"{url}/9.jpg", "missing")

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +49,18 @@ def shard_until(number: int, folder: str, arguments: list[str]) -> None:
     sys.exit(run(*arguments))
 
 
-def run_and_kill(number: int, source: Path, folder: Path, options: list[str]) -> bool:
-    """Whether it was killed before its end."""
+def fork(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+    """A call in a process of its own, which has imported all it needs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*workers.PRELOADED, "tests.data_tools.sources"])
-    arguments = [str(source), str(folder), *options]
-    process = context.Process(target=shard_until, args=(number, str(folder), arguments))
+    process = context.Process(target=function, args=arguments)
     process.start()
+    return process
+
+
+def run_and_kill(number: int, source: Path, folder: Path, options: list[str]) -> bool:
+    """Whether it was killed before its end."""
+    process = fork(shard_until, number, str(folder), [str(source), str(folder), *options])
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     return process.exitcode != 0
@@ -133,6 +140,45 @@ def test_a_finished_shard_that_was_lost_is_written_again(tmp_path):
     assert run(source, folder, *SMALL) == 0
     assert run(source, tmp_path / "whole", *SMALL) == 0
     assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_a_dry_run_leaves_what_a_killed_one_left(tmp_path):
+    source, folder = source_with_copies(tmp_path / "source"), tmp_path / "shards"
+    number = 9
+    while not (folder / "manifest.json").exists():
+        assert run_and_kill(number, source, folder, SMALL)
+        before = contents(folder)
+        assert run(source, folder, *SMALL, "--dry-run") == 0
+        assert contents(folder) == before
+        number += 1
+
+
+def shard_with(environment: dict[str, str], arguments: list[str]) -> None:
+    """The tool, with the credentials of a test server."""
+    os.environ.update(environment)
+    sys.exit(run(*arguments))
+
+
+def test_killed_on_its_way_into_a_bucket_it_goes_on_there(s3, digit_images, tmp_path):
+    source, url, options = digit_images / "test", f"{s3.new_bucket()}/x", ["--shard-mb", "0.05"]
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    arguments = [str(source), url, *options, *s3.shard_options()]
+    process = fork(shard_with, environment, arguments)
+    storage = s3.storage()
+    while not (names := [n for n in storage.names(url) if n.startswith("INCOMPLETE.")]):
+        assert process.is_alive()
+    process.kill()
+    process.join()
+    assert "manifest.json" not in storage.names(url)
+
+    first = storage.open(url)[0].info(f"{url}/shard-000000.tar")
+    assert run(*arguments) == 0
+    assert run(source, tmp_path / "local", *options) == 0
+    expected = contents(tmp_path / "local")
+    assert {name: storage.read(f"{url}/{name}") for name in storage.names(url)} == expected
+    assert names[0] == "INCOMPLETE.shard-000000"
+    again = storage.open(url)[0].info(f"{url}/shard-000000.tar")
+    assert again["LastModified"] == first["LastModified"]
 
 
 def test_a_complete_dataset_is_not_replaced_by_another_plan(tmp_path, capfd):
