@@ -126,7 +126,7 @@ def test_a_row_of_operations_gives_the_official_bits():
     """Two operations of magnitude 15 on each of 200 positions."""
     image = torch.from_numpy(rough())
     draws = uniforms(3, np.arange(200), Purpose.RANDAUGMENT, 2 * DRAWS_PER_LAYER)
-    made = [randaugment(image, num_layers=2, magnitude=15, draws=each).numpy() for each in draws]
+    made = [randaugment(image, 15, each).numpy() for each in draws]
     assert digest(made) == "e95b23b6aa2f6500"
     drawn = {NAMES[int(which * len(NAMES))] for which in draws[:, ::DRAWS_PER_LAYER].ravel()}
     assert drawn == set(NAMES)
@@ -162,8 +162,8 @@ def test_an_image_is_not_changed_itself_and_may_lie_in_memory_as_it_likes(name):
     rows_first = torch.from_numpy(rough())
     pixels_first = rows_first.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     draws = np.array([(NAMES.index(name) + 0.5) / len(NAMES), 0.3, 0.6])
-    made = randaugment(pixels_first, num_layers=1, magnitude=15, draws=draws)
-    assert torch.equal(made, randaugment(rows_first, num_layers=1, magnitude=15, draws=draws))
+    made = randaugment(pixels_first, 15, draws)
+    assert torch.equal(made, randaugment(rows_first, 15, draws))
     assert made.dtype == torch.uint8 and made.shape == rows_first.shape
     assert not torch.equal(made, rows_first)
     assert (rows_first.numpy() == rough()).all() and (pixels_first.numpy() == rough()).all()
@@ -171,5 +171,5 @@ def test_an_image_is_not_changed_itself_and_may_lie_in_memory_as_it_likes(name):
 
 def test_no_layers_change_nothing():
     image = torch.from_numpy(rough())
-    none = randaugment(image, num_layers=0, magnitude=15, draws=np.empty(0))
+    none = randaugment(image, 15, np.empty(0))
     assert torch.equal(none, image)

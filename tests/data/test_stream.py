@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from mixer_dist.config import RunConfig
-from mixer_dist.data.augment import depth_masks, mixup_lambda
+from mixer_dist.data.augment import depth_masks, draw, mixup_lambda
 from mixer_dist.data.batch import Batch
 from mixer_dist.data.order import SampleOrder, Window, batch_digest, batch_positions, sample_hashes
+from mixer_dist.data.randaugment import randaugment
 from mixer_dist.data.run_data import resolve_order, sample_order
 from mixer_dist.data.stream import Cursor, micro_batch_shape
 from mixer_dist.errors import ConfigError
@@ -297,3 +298,19 @@ def test_accumulation_follows_from_the_largest_slice(
 def test_more_ranks_than_pairs_are_refused(digits_run):
     with pytest.raises(ConfigError, match="at most 11 ranks"):
         micro_batch_shape(digits_run(), 12)
+
+
+def test_randaugment_is_applied_after_the_other_changes(digits_run):
+    """To each image by its own position, whoever reads it."""
+    layers = {"layers": 2, "magnitude": 15}
+    plain, changed = (
+        batches_of(digits_run(augment__randaugment=each), 2) for each in (None, layers)
+    )
+    for before, after in zip(plain, changed, strict=True):
+        drawn = draw(5, before.positions.numpy(), num_layers=2)
+        expected = [
+            randaugment(image, 15, draws.operations)
+            for image, draws in zip(before.images, drawn, strict=True)
+        ]
+        assert torch.equal(after.images, torch.stack(expected))
+        assert not torch.equal(after.images, before.images)
