@@ -191,7 +191,7 @@ def _config(arguments: argparse.Namespace) -> "RunConfig":
 def _is_printed(arguments: argparse.Namespace, config: "RunConfig") -> bool:
     """Whether --print-config was asked for, and done."""
     if arguments.print_config:
-        from mixer_dist.config import dump_config
+        from mixer_dist.sections import dump_config
 
         print(dump_config(config), end="")
     return bool(arguments.print_config)
