@@ -55,9 +55,10 @@ def bare(place: str) -> Batches:
 
 def mixer_dist(place: str) -> Batches:
     """Our own path, with one thread that decodes."""
-    from mixer_dist.config import RunConfig, parse
+    from mixer_dist.config import RunConfig
     from mixer_dist.data.run_data import training_data
     from mixer_dist.data.stream import Cursor, Share, TrainStream
+    from mixer_dist.sections import parse
     from mixer_dist.storage import Storage
 
     endpoint = os.environ.get("READERS_ENDPOINT_URL")

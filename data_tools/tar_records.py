@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from data_tools.tar_pool import Advance
 from data_tools.tar_urls import file_name
-from mixer_dist.config import Section
 from mixer_dist.data.image_files import printable
 from mixer_dist.data.manifest import Shard, name_in
 from mixer_dist.data.tar_headers import TarError
 from mixer_dist.data.tar_index import IndexOptions, Labels, TarIndex, index_tar
 from mixer_dist.data.tar_spans import TarHeaders, TarReader, WholeTar
 from mixer_dist.errors import DataError
+from mixer_dist.sections import Section
 from mixer_dist.storage import Storage, join
 
 _ENDING = ".done.json"

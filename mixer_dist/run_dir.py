@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from mixer_dist.config import RunConfig, Section, parse
+from mixer_dist.config import RunConfig
 from mixer_dist.errors import CheckpointError
+from mixer_dist.sections import Section, parse
 from mixer_dist.storage import Storage, join
 from mixer_dist.yaml_tree import load_yaml
 

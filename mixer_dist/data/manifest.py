@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mixer_dist.config import Section, parse
 from mixer_dist.errors import ConfigError, DataError, MissingError
+from mixer_dist.sections import Section, parse
 from mixer_dist.storage import Storage, join, parent
 
 MANIFEST_NAME = "manifest.json"

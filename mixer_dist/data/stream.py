@@ -9,6 +9,7 @@
 
 import importlib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -28,7 +29,7 @@ from mixer_dist.data.augment import (
     training_crop,
     training_image,
 )
-from mixer_dist.data.batch import Batch, filled, stack_images, stack_labels
+from mixer_dist.data.batch import Batch, empty_images, filled, stack_labels
 from mixer_dist.data.decode import EncodedImage
 from mixer_dist.data.loader import Loader, Sample, worker_threads
 from mixer_dist.data.manifest import Dataset
@@ -115,6 +116,7 @@ class TrainStream:
         self._share = share
         self._depth_rates = np.asarray(depth_rates)
         self._order = sample_order(config, dataset)
+        self._images: deque[torch.Tensor] = deque()  # of the batches under way, in their order
         shape = order_shape(config, dataset)
         capacity_bytes = _capacity_bytes(shape, config, share, dataset)
         self._loader = Loader(
@@ -178,9 +180,12 @@ class TrainStream:
             mine, samples = due
             due = next(ahead, None)
             drawn = draw(self._config.seed, mine, num_layers)
-            for draws, sample in zip(drawn, samples.tolist(), strict=True):
+            images = empty_images(self._share.num_rows, len(mine), self._config.model.image_size)
+            self._images.append(images)
+            for draws, sample, row in zip(drawn, samples.tolist(), images, strict=False):
                 yield {
-                    "__key__": "", "position": draws.position, "sample": sample, "draws": draws
+                    "__key__": "", "position": draws.position, "sample": sample, "draws": draws,
+                    "row": row,
                 }  # fmt: skip
 
     def _located(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -209,7 +214,8 @@ class TrainStream:
         )
         if augment.randaugment:
             pixels = randaugment(pixels, augment.randaugment.magnitude, draws.operations)
-        return sample | {"pixels": pixels, "image": None}  # the whole image is of no more use
+        sample["row"].copy_(pixels)  # here, where they are at hand, not when the batch is made
+        return sample | {"image": None}  # the whole image is of no more use
 
     def _collate(self, samples: Iterable[Sample]) -> Iterator[Batch]:
         stream = iter(samples)
@@ -226,9 +232,7 @@ class TrainStream:
         num_rows = self._share.num_rows
         positions = filled(mine, num_rows, -1)
         return Batch(
-            images=stack_images(
-                [row["pixels"] for row in rows], num_rows, self._config.model.image_size
-            ),
+            images=self._images.popleft(),
             labels=stack_labels(
                 [row["labels"] for row in rows], self._config.model.num_classes, num_rows
             ),

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixer_dist.config import Section
 from mixer_dist.data.manifest import INDEX_ROW, Index
 from mixer_dist.data.members import IMAGE_TYPES, BadSampleError, labels_of
 from mixer_dist.data.tar_headers import TarError
 from mixer_dist.data.tar_spans import TarReader, TarSample, tar_samples
+from mixer_dist.sections import Section
 
 Labels = tuple[int, ...] | None
 """A sample's classes; None where it has no label that can be read."""

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mixer_dist.config import RunConfig, parse
+from mixer_dist.config import RunConfig
 from mixer_dist.data.augment import draw, training_crop, training_image
 from mixer_dist.data.batch import Batch
 from mixer_dist.data.manifest import Dataset, DatasetManifest, load_dataset
 from mixer_dist.data.shards import ShardBuilder
 from mixer_dist.data.stream import Cursor, Share, TrainStream, micro_batch_shape
+from mixer_dist.sections import parse
 from mixer_dist.storage import Storage, Version
 
 DEPTH_RATES = [0.0, 0.3, 0.6]
