@@ -52,6 +52,8 @@ Stage = Callable[[Iterable[Sample]], Iterator[Sample]]
 
 SPARE_CHUNKS = 4  # beside those of the lanes
 
+_NEEDED = ("__key__", "position", "labels", "shard", "index", "crc32", "bad_sample")  # by a batch
+
 logger = logging.getLogger(__name__)
 
 
@@ -215,7 +217,7 @@ class TrainStream:
         if augment.randaugment:
             pixels = randaugment(pixels, augment.randaugment.magnitude, draws.operations)
         sample["row"].copy_(pixels)  # here, where they are at hand, not when the batch is made
-        return sample | {"image": None}  # the whole image is of no more use
+        return {name: sample[name] for name in _NEEDED}  # bytes and whole image go at once
 
     def _collate(self, samples: Iterable[Sample]) -> Iterator[Batch]:
         stream = iter(samples)
@@ -255,9 +257,10 @@ class TrainStream:
 
 def _memory_line(shape: OrderShape, capacity_bytes: int, config: RunConfig, share: Share) -> str:
     batch_bytes = share.num_rows * 3 * config.model.image_size**2
+    num_batches = config.data.prefetch_batches + 2  # one waits for room, one is being made
     return (
         f"Data: {shape.lanes} lanes, chunks of {shape.chunk_samples} samples; a rank keeps up to "
-        f"{capacity_bytes / 1e6:,.0f} MB of shards and {config.data.prefetch_batches} batches of "
+        f"{capacity_bytes / 1e6:,.0f} MB of shards and {num_batches} batches of "
         f"{batch_bytes / 1e6:,.0f} MB ahead of the step."
     )
 
