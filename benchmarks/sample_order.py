@@ -1,9 +1,9 @@
-"""python benchmarks/sample_order.py: the same samples in the same order on any ranks, and its cost.
+"""python benchmarks/sample_order.py: the same samples in the same order on any ranks, at what cost.
 
-Every rank of 10 world sizes reads 37 uneven shards with 1 to 4 threads, from the first step and from
-20 others: each global batch must have the keys and the pixels that one rank gives. Then each epoch
-must hold every sample once; then what the order costs at 300 million samples, and how often ranks
-read a chunk. Prints Markdown; ends with 1 where a batch differs or a sample is missed or repeated.
+The ranks of 10 world sizes read 37 uneven shards with 1 to 4 threads, from the first step and from
+20 others: each global batch must have the keys and the pixels that one rank gives, and each epoch
+every sample once. Then how often ranks read a chunk, and what the order costs at 300 million
+samples. Prints Markdown; ends with 1 where a batch differs or a sample is missed or repeated.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ NUM_RESUMES, RESUMED_STEPS = 20, 2
 
 READING_WORLD_SIZES = (1, 2, 4, 8, 16, 32, 3, 5, 7, 12, 31)
 READING_BATCH, LANES, CHUNK = 256, 32, 7  # 8 images of a lane in every batch
-READING_STEPS = 40
+READING_STEPS = 20
 
 LARGE = 300_000_000
 LARGE_SHARDS = 30_000
@@ -65,7 +65,7 @@ def main() -> int:
 
 def compare_batches(folder: Path) -> int:
     """The tables of equal batches and of whole epochs; how many batches and samples are wrong."""
-    sizes = np.random.default_rng(1).integers(1, 40, NUM_SHARDS)
+    sizes = np.random.default_rng(1).integers(1, 30, NUM_SHARDS)
     sizes[NUM_SHARDS // 2] = 0
     manifest = make_shards(folder, sizes)
     num_samples = int(sizes.sum())
@@ -147,8 +147,8 @@ def count_reads(folder: Path) -> None:
     order = {"lanes": LANES, "chunk_samples": CHUNK}
     config = run_of(manifest, READING_BATCH, READING_STEPS, order)
     num_pieces = len({*range(0, num_samples, CHUNK), *np.cumsum(sizes)[:-1]})
-    print(f"\nAn epoch of {num_samples:,} samples in batches of {READING_BATCH}, {LANES} lanes and "
-          f"chunks of {CHUNK}, which the shards' borders cut into {num_pieces:,} ranges")  # fmt: skip
+    print(f"\nAn epoch of {num_samples:,} samples in batches of {READING_BATCH}, {LANES} lanes, "
+          f"chunks of {CHUNK}; shards' borders cut these into {num_pieces:,} ranges")  # fmt: skip
     print("\n| ranks | range requests | of the fewest possible | index requests, most of a rank |")
     print("|---|---|---|---|")
     for world_size in tqdm(READING_WORLD_SIZES, disable=None):
