@@ -75,16 +75,18 @@ class Share:
     num_rows: int
 
 
-def _capacity_bytes(shape: OrderShape, config: RunConfig, share: Share, dataset: Dataset) -> int:
+def _capacity_bytes(
+    shape: OrderShape, config: RunConfig, share: Share, dataset: Dataset, num_pending: int
+) -> int:
     """What a rank keeps of shards, so that it reads no chunk twice.
 
     Of each of its lanes two steps, the one at hand and the one read ahead, with the rest of the
-    window and of the chunk in which they end.
+    window and of the chunk in which they end; and the samples that are pending in its threads.
     """
     num_lanes = min(shape.lanes, -(-shape.lanes // share.world_size) + 1)
     of_step = -(-config.global_batch_size // shape.lanes)
     of_lane = 2 * of_step + shape.window + shape.chunk_samples
-    num_samples = num_lanes * of_lane + SPARE_CHUNKS * shape.chunk_samples
+    num_samples = num_lanes * of_lane + SPARE_CHUNKS * shape.chunk_samples + num_pending
     return round(num_samples * dataset.num_bytes / dataset.num_samples)
 
 
@@ -120,7 +122,9 @@ class TrainStream:
         self._order = sample_order(config, dataset)
         self._images: deque[torch.Tensor] = deque()  # of the batches under way, in their order
         shape = order_shape(config, dataset)
-        capacity_bytes = _capacity_bytes(shape, config, share, dataset)
+        self._num_threads = config.data.num_threads or distributed.num_cores()
+        self._depth = 2 * GROUP * self._num_threads
+        capacity_bytes = _capacity_bytes(shape, config, share, dataset, self._depth + GROUP)
         self._loader = Loader(
             storage,
             dataset,
@@ -129,7 +133,6 @@ class TrainStream:
             num_classes=config.model.num_classes,
             decode=self._decode,
         )
-        self._num_threads = config.data.num_threads or distributed.num_cores()
         self._workers = worker_threads(self._num_threads)
         logger.info(_memory_line(shape, capacity_bytes, config, share))
         self._batches = Ahead(self._pipeline(), config.data.prefetch_batches)
@@ -158,7 +161,7 @@ class TrainStream:
         )
 
     def _mapped(self, function: Callable[[Sample], Sample]) -> Stage:
-        return mapped(function, self._workers, depth=2 * GROUP * self._num_threads)
+        return mapped(function, self._workers, self._depth)
 
     def _steps(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Each step with its global batch's positions."""
