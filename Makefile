@@ -22,4 +22,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs datasets .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build runs datasets .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,26 +4,26 @@ Nothing else in the package reads YAML. Importing this module does not import to
 wrong configuration is answered at once.
 """
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
-import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
-from pydantic import ConfigDict as PydanticConfig
+from pydantic import AfterValidator, Field, model_validator
 
-from mixer_dist.errors import ConfigError
+from mixer_dist.sections import (
+    DecayRate,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    parse,
+)
 from mixer_dist.yaml_tree import apply_override, read_yaml
 
 T = TypeVar("T")
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-DecayRate = Annotated[float, Field(ge=0, lt=1)]
 Variant = Literal["S/32", "S/16", "B/32", "B/16", "L/32", "L/16", "H/14"]
 EngineName = Literal["single", "ddp", "fsdp", "zero1", "zero2"]
 
@@ -41,12 +41,6 @@ def _not_empty(values: tuple[T, ...]) -> tuple[T, ...]:
 
 
 EvenInt = Annotated[PositiveInt, AfterValidator(_even)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are errors, values never change."""
-
-    model_config = PydanticConfig(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ModelConfig(Section):
@@ -134,6 +128,15 @@ class DataConfig(Section):
     """Dotted names of your own webdataset pipeline stages, run on decoded samples."""
 
 
+class RandAugmentConfig(Section):
+    """RandAugment as the official code does it (arXiv 1909.13719)."""
+
+    layers: PositiveInt = 2
+    """Operations applied to each image, one after the other."""
+    magnitude: Annotated[int, Field(ge=0, le=30)]
+    """How strong they are; the paper's runs use 10, 15 and 20."""
+
+
 class AugmentConfig(Section):
     """Random changes of the training images."""
 
@@ -141,6 +144,8 @@ class AugmentConfig(Section):
     """Smallest share of the image that the inception crop keeps; 1 turns cropping off."""
     flip: bool = True
     """Mirror every second image, at random."""
+    randaugment: RandAugmentConfig | None = None
+    """Random operations on colours and shape; null turns them off."""
     mixup: Fraction = 0.0
     """p of the Beta(p, p) that mixes pairs of images; 0 turns mixup off."""
 
@@ -195,6 +200,18 @@ class StorageConfig(Section):
     addressing_style: Literal["auto", "path", "virtual"] | None = None
     checksum: Literal["when_supported", "when_required"] | None = None
     """Whether checksums of the S3 protocol are demanded; older servers need when_required."""
+    requester_pays: bool = False
+    """Reading is charged to your account, as some public buckets demand."""
+    sse: Literal["AES256", "aws:kms"] | None = None
+    """Server-side encryption of what is written."""
+    kms_key_id: str | None = None
+    """The key for sse: aws:kms, as its ARN; not a secret."""
+    ca_bundle: str | None = None
+    """A PEM file of certificates to trust, for stores with their own authority."""
+    proxy: str | None = None
+    """URL of a proxy on the way to the store."""
+    deadline_s: PositiveFloat = 120.0
+    """How long failing reads and writes are tried again before the run gives up."""
 
 
 class EvaluationConfig(Section):
@@ -235,7 +252,7 @@ class RunConfig(Section):
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
-    storage: dict[str, StorageConfig] = {}
+    storage: dict[str, StorageConfig] = Field(default_factory=dict)
     """Options by URL prefix, such as "s3://bucket"; the longest prefix that fits holds."""
     evals: tuple[EvaluationConfig, ...] = ()
 
@@ -283,63 +300,9 @@ class RunConfig(Section):
         return self
 
 
-S = TypeVar("S", bound=Section)
-
-
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read `path`, apply `key.path=value` overrides in order, check everything; ConfigError."""
     tree = read_yaml(Path(path))
     for override in overrides:
         apply_override(override, tree)
     return parse(RunConfig, tree, str(path))
-
-
-def parse(section: type[S], tree: Any, source: str) -> S:
-    """Check a plain tree against a section; ConfigError lists every problem at once."""
-    try:
-        return section.model_validate(tree)
-    except ValidationError as error:
-        problems = [_explain(section, problem) for problem in error.errors()]
-        if len(problems) == 1:
-            raise ConfigError(f"{source}: {problems[0]}") from None
-        lines = [f"{source}: {len(problems)} problems", *problems]
-        raise ConfigError("\n  ".join(lines)) from None
-
-
-def dump_config(config: Section) -> str:
-    """The configuration as YAML that load_config reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _explain(section: type[Section], problem: Any) -> str:
-    where = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {_suggest(section, problem['loc'])}"
-    if problem["type"] == "missing":
-        return f"{where}: required, but not given"
-    message = problem["msg"].removeprefix("Value error, ")
-    given = problem["input"]
-    shown = "" if isinstance(given, dict | Section) else f" (given: {given!r})"
-    return f"{where + ': ' if where else ''}{message}{shown}"
-
-
-def _suggest(section: type[Section], loc: Sequence[str | int]) -> str:
-    parent = section
-    for name in loc[:-1]:
-        parent = _section_at(parent, name)
-    known = list(parent.model_fields)
-    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-
-
-def _section_at(parent: type[Section], name: str | int) -> type[Section]:
-    """The section that a field holds, itself or in a tuple or mapping; an index stays put."""
-    if not isinstance(name, str) or name not in parent.model_fields:
-        return parent
-    todo = [parent.model_fields[name].annotation]
-    while todo:
-        annotation = todo.pop()
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            return annotation
-        todo += get_args(annotation)
-    return parent

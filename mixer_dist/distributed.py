@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from mixer_dist.errors import MixerError, PeerError, RefusedError
 
@@ -142,6 +143,19 @@ def gather(value: Any) -> list[Any]:
         return [json.loads(json.dumps(value))]
     dist.all_gather_object(texts, json.dumps(value))
     return [json.loads(text) for text in texts]
+
+
+def gather_rows(rows: NDArray[Any]) -> NDArray[Any]:
+    """Every rank's rows (n, ...), in rank order, for any n a rank. All ranks must call this."""
+    counts = gather(len(rows))
+    if world_size() == 1:
+        return rows
+    mine = torch.from_numpy(rows)
+    padded = torch.zeros((max(counts), *mine.shape[1:]), dtype=mine.dtype)
+    padded[: len(mine)] = mine
+    found = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(found, padded)
+    return torch.cat([part[:n] for part, n in zip(found, counts, strict=True)]).numpy()
 
 
 def sum_over_ranks(values: Sequence[float]) -> list[float]:

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,48 +33,69 @@ def to_json_line(line: Line) -> str:
 
 
 @dataclass
-class MetricsLog:
-    """What rank 0 measured, a line a step; rewritten every 30 s, and rolled at 4 MB."""
+class RolledLines:
+    """Lines in files that are written anew as a whole, and followed by the next one at 4 MB."""
 
     storage: Storage
-    run_dir: RunDir
-    attempt: int
+    url_of: Callable[[int], str]
+    """The file of each part, counted from 0."""
     _lines: list[str] = field(default_factory=list)
     _part: int = 0
-    _flushed_at: float = field(default_factory=time.monotonic)
+    _is_written: bool = True
+
+    def add(self, line: Line) -> None:
+        """Take one line."""
+        self._lines.append(to_json_line(line))
+        self._is_written = False
+
+    def flush(self) -> None:
+        """Have all lines on storage."""
+        if self._is_written:
+            return
+        self.storage.write(self.url_of(self._part), "".join(self._lines).encode())
+        self._is_written = True
+        if sum(map(len, self._lines)) > ROLL_BYTES:
+            self._part, self._lines = self._part + 1, []
+
+
+class MetricsLog:
+    """What rank 0 measured, a line a step; on storage after at most 30 s."""
+
+    def __init__(self, storage: Storage, run_dir: RunDir, attempt: int) -> None:
+        self._lines = RolledLines(storage, lambda part: run_dir.metrics_file(attempt, part))
+        self._flushed_at = time.monotonic()
 
     def add(self, line: Line) -> None:
         """Take one line, to be written when it is time."""
-        self._lines.append(to_json_line(line))
+        self._lines.add(line)
         if time.monotonic() - self._flushed_at > FLUSH_S:
             self.flush()
 
     def flush(self) -> None:
         """Write all lines of the current file now."""
-        if self._lines:
-            url = self.run_dir.metrics_file(self.attempt, self._part)
-            self.storage.write(url, "".join(self._lines).encode())
+        self._lines.flush()
         self._flushed_at = time.monotonic()
-        if sum(map(len, self._lines)) > ROLL_BYTES:
-            self._part, self._lines = self._part + 1, []
 
 
-@dataclass
 class EventLog:
-    """What happened to one rank: start, resume, save, bad sample, finish; written at once."""
+    """What happened to one rank: start, resume, save, bad sample, finish."""
 
-    storage: Storage
-    run_dir: RunDir
-    attempt: int
-    rank: int
-    _lines: list[str] = field(default_factory=list)
+    def __init__(self, storage: Storage, run_dir: RunDir, attempt: int, rank: int) -> None:
+        self._lines = RolledLines(storage, lambda part: run_dir.events_file(attempt, rank, part))
+        self._rank = rank
 
     def write(self, event: str, **details: Any) -> None:
         """Record an event now."""
-        line = {"event": event, "time": time.time(), "rank": self.rank, **details}
-        self._lines.append(to_json_line(line))
-        url = self.run_dir.events_file(self.attempt, self.rank)
-        self.storage.write(url, "".join(self._lines).encode())
+        self.add(event, **details)
+        self.flush()
+
+    def add(self, event: str, **details: Any) -> None:
+        """Record one of many events, to be written with the others."""
+        self._lines.add({"event": event, "time": time.time(), "rank": self._rank, **details})
+
+    def flush(self) -> None:
+        """Write what was added."""
+        self._lines.flush()
 
 
 def read_metrics(storage: Storage, run_dir: RunDir) -> list[Line]:
@@ -83,15 +105,25 @@ def read_metrics(storage: Storage, run_dir: RunDir) -> list[Line]:
     kept: dict[int, Line] = {}
     for attempt in numbers:
         kept = {step: line for step, line in kept.items() if step <= resumed_from[attempt]}
-        kept.update({line["step"]: line for line in _attempt_lines(storage, run_dir, attempt)})
+        kept.update({line["step"]: line for line in attempt_lines(storage, run_dir, attempt)})
     return [kept[step] for step in sorted(kept)]
 
 
-def _attempt_lines(storage: Storage, run_dir: RunDir, attempt: int) -> list[Line]:
+def read_events(storage: Storage, run_dir: RunDir, attempt: int) -> list[Line]:
+    """All events of an attempt, rank by rank."""
+    folder = run_dir.events_folder(attempt)
+    return [line for name in storage.names(folder) for line in _lines(storage, join(folder, name))]
+
+
+def attempt_lines(storage: Storage, run_dir: RunDir, attempt: int) -> list[Line]:
+    """All metrics of an attempt, also of steps that a later one did again."""
     lines: list[Line] = []
     for name in storage.names(run_dir.metrics):
         match = _METRICS_FILE.match(name)
         if match and int(match[1]) == attempt:
-            text = storage.read(join(run_dir.metrics, name)).decode()
-            lines += [json.loads(line) for line in text.splitlines()]
+            lines += _lines(storage, join(run_dir.metrics, name))
     return lines
+
+
+def _lines(storage: Storage, url: str) -> list[Line]:
+    return [json.loads(line) for line in storage.read(url).decode().splitlines()]

@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
-from mixer_dist.config import RunConfig, Section, parse
+from mixer_dist.config import RunConfig
 from mixer_dist.errors import CheckpointError
+from mixer_dist.sections import Section, parse
 from mixer_dist.storage import Storage, join
 from mixer_dist.yaml_tree import load_yaml
 
@@ -25,6 +26,10 @@ class Attempt(Section):
     attempt_id: str
     resumed_from: int
     """Steps that were done when it started."""
+    position: int = 0
+    """The first global position that it reads."""
+    skipped: tuple[tuple[int, int], ...] = ()
+    """Windows [start, stop) of global positions that it never reads."""
     dataset: str
     """Fingerprint of the training data."""
     config: RunConfig
@@ -67,8 +72,12 @@ class RunDir:
     def metrics_file(self, attempt: int, part: int) -> str:
         return join(self.metrics, f"attempt-{attempt:04d}-{part:03d}.jsonl")
 
-    def events_file(self, attempt: int, rank: int) -> str:
-        return join(self.events, f"attempt-{attempt:04d}", f"rank-{rank:05d}.jsonl")
+    def events_folder(self, attempt: int) -> str:
+        return join(self.events, f"attempt-{attempt:04d}")
+
+    def events_file(self, attempt: int, rank: int, part: int = 0) -> str:
+        suffix = f"-{part:03d}" if part else ""
+        return join(self.events_folder(attempt), f"rank-{rank:05d}{suffix}.jsonl")
 
     def checkpoint(self, step: int) -> str:
         return join(self.checkpoints, f"step-{step:08d}")

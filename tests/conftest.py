@@ -52,23 +52,36 @@ class LocalS3:
         return f"s3://{bucket}"
 
 
+@dataclass(frozen=True)
+class Credentials:
+    """Those in the environment, which every S3 server of the tests takes."""
+
+    key: str
+    secret: str
+
+
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS3]:
-    """A loopback S3 server; tests change its credentials with monkeypatch.setenv."""
-    directory = tmp_path_factory.mktemp("s3")
-    key, secret = "test-key", secrets.token_hex(16)
-    (directory / "session").mkdir()
-    with (
-        pytest.MonkeyPatch.context() as environment,
-        serve(directory, key=key, secret=secret) as endpoint_url,
-    ):
+def credentials() -> Iterator[Credentials]:
+    """Sets the environment; a test that wants wrong ones uses monkeypatch.setenv."""
+    made = Credentials("test:key", secrets.token_hex(16))  # Swift wants account:user
+    with pytest.MonkeyPatch.context() as environment:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             environment.delenv(name)
-        environment.setenv("AWS_ACCESS_KEY_ID", key)
-        environment.setenv("AWS_SECRET_ACCESS_KEY", secret)
+        environment.setenv("AWS_ACCESS_KEY_ID", made.key)
+        environment.setenv("AWS_SECRET_ACCESS_KEY", made.secret)
         environment.setenv("AWS_CONFIG_FILE", os.devnull)
         environment.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield made
+
+
+@pytest.fixture(scope="session")
+def s3(credentials: Credentials, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS3]:
+    """A loopback S3 server."""
+    directory = tmp_path_factory.mktemp("s3")
+    key, secret = credentials.key, credentials.secret
+    (directory / "session").mkdir()
+    with serve(directory, key=key, secret=secret) as endpoint_url:
         yield LocalS3(endpoint_url, key, secret, directory, "s3://session")
 
 

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mixer_dist.config import RunConfig, dump_config, load_config, parse
+from mixer_dist.config import RunConfig, load_config
 from mixer_dist.errors import ConfigError, MissingError
+from mixer_dist.sections import dump_config, parse
 from mixer_dist.yaml_tree import load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]

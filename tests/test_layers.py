@@ -7,7 +7,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "mixer_dist"
 LAYERS = [
     {"__init__", "errors"},
-    {"yaml_tree"},
+    {"yaml_tree", "sections"},
     {"config"},
     {"distributed"},
     {"storage", "logs"},

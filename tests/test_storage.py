@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import s3fs
 
-import mixer_dist.storage
+import mixer_dist.storage.files
 from mixer_dist.config import StorageConfig
 from mixer_dist.errors import AccessError, ConfigError, MissingError, MixerError, StorageError
 from mixer_dist.storage import Storage, join, parent
 
-AT_ONCE_S = 5.0  # a final error is not retried for DEADLINE_S
+AT_ONCE_S = 5.0  # a final error is not retried for deadline_s
 
 
 @dataclass
@@ -241,9 +241,9 @@ class Unreliable:
 
 
 def unreliable_storage(monkeypatch, failure: OSError | bytes, num_failures: float) -> Storage:
-    monkeypatch.setattr(mixer_dist.storage, "DEADLINE_S", 0.5)
-    monkeypatch.setattr(mixer_dist.storage, "FIRST_DELAY_S", 0.01)
-    storage, file_system = Storage(), Unreliable(failure, num_failures)
+    monkeypatch.setattr(mixer_dist.storage.files, "FIRST_DELAY_S", 0.01)
+    storage = Storage({"": StorageConfig(deadline_s=0.5)})
+    file_system = Unreliable(failure, num_failures)
     monkeypatch.setattr(storage, "open", lambda url: (file_system, url))
     return storage
 

@@ -5,12 +5,13 @@ from typing import Any
 import torch
 
 from mixer_dist import distributed
-from mixer_dist.config import RunConfig, parse
+from mixer_dist.config import RunConfig
 from mixer_dist.data.augment import depth_masks, mixup_lambda
 from mixer_dist.data.batch import Batch, filled
 from mixer_dist.data.order import batch_positions, rank_slice
 from mixer_dist.data.stream import micro_batch_shape
 from mixer_dist.models.mixer import depth_rates
+from mixer_dist.sections import parse
 from mixer_dist.train.build import build_engine, build_model
 from mixer_dist.train.engine import Engine
 from mixer_dist.train.optim import scheduled_rate

@@ -14,8 +14,8 @@ import torch
 from pydantic import Field, model_validator
 
 from mixer_dist import __version__
-from mixer_dist.config import Section
 from mixer_dist.errors import CheckpointError
+from mixer_dist.sections import Section
 
 MANIFEST_NAME = "manifest.json"
 

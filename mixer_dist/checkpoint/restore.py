@@ -20,9 +20,9 @@ from mixer_dist.checkpoint.layout import (
     checkpoint_step,
     piece_key,
 )
-from mixer_dist.config import parse
 from mixer_dist.errors import CheckpointError, ConfigError, MissingError, StorageError
 from mixer_dist.run_dir import RunDir
+from mixer_dist.sections import parse
 from mixer_dist.storage import Storage, join
 
 FP32_BYTES = 4

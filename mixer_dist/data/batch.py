@@ -15,14 +15,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that could not be used, and which of its chunk stood in for it."""
+    """A sample that could not be used at its position, and which one stood in for it."""
 
     position: int
+    sample: int
+    """Its number in the dataset laid end to end."""
     shard: str
+    """URL of its tar."""
+    index: int
+    """Its number in the tar."""
     key: str
     reason: str
-    index: int
-    replaced_by: int
+    replaced_by: int = -1
+    """The stand-in's number in the dataset laid end to end."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +81,16 @@ class Batch:
 _PER_IMAGE = ("images", "labels", "weights", "positions")
 
 
-def stack_images(images: Sequence[Tensor], num_rows: int) -> Tensor:
-    """Images (3, S, S) as (num_rows, 3, S, S), zeros after the last."""
-    stacked = torch.zeros((num_rows, *images[0].shape), dtype=torch.uint8)
-    torch.stack(list(images), out=stacked[: len(images)])
-    return stacked
+def stack_images(images: Sequence[Tensor], num_rows: int, size_px: int) -> Tensor:
+    """Images (3, S, S) as (num_rows, 3, S, S), zeros after the last.
+
+    Stored pixel by pixel (channels last), as decoders and resizing leave them.
+    """
+    stacked = torch.empty((num_rows, size_px, size_px, 3), dtype=torch.uint8)
+    if images:
+        torch.stack([image.permute(1, 2, 0) for image in images], out=stacked[: len(images)])
+    stacked[len(images) :] = 0
+    return stacked.permute(0, 3, 1, 2)
 
 
 def stack_labels(labels: Sequence[Sequence[int]], num_classes: int, num_rows: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A bounded cache that makes each value once, even when many threads ask for it together."""
+"""A cache bounded in bytes that makes each value once, even when many threads want it at once."""
 
 import threading
 from collections import OrderedDict
@@ -11,12 +11,16 @@ V = TypeVar("V")
 
 
 class BoundedCache(Generic[K, V]):
-    """Keeps the most recently used values."""
+    """Keeps the most recently used values, up to a number of bytes."""
 
-    def __init__(self, capacity: int, make: Callable[[K], V]) -> None:
-        self._capacity = capacity
+    def __init__(
+        self, capacity_bytes: int, make: Callable[[K], V], bytes_of: Callable[[V], int]
+    ) -> None:
+        self._capacity_bytes = capacity_bytes
         self._make = make
+        self._bytes_of = bytes_of
         self._found: OrderedDict[K, Future[V]] = OrderedDict()
+        self._num_bytes: dict[K, int] = {}  # of the values that are made
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V:
@@ -32,19 +36,52 @@ class BoundedCache(Generic[K, V]):
         if is_new:
             executor.submit(self._fill, key, future)
 
+    def free(self, key: K, num_bytes: int) -> None:
+        """Count bytes that a value has let go; one without any is forgotten."""
+        with self._lock:
+            if key in self._num_bytes:  # it may have been dropped meanwhile
+                self._num_bytes[key] -= num_bytes
+                if self._num_bytes[key] <= 0:
+                    self._drop(key)
+
+    def discard(self, key: K, value: V) -> None:
+        """Forget a value, unless it has been made anew meanwhile."""
+        with self._lock:
+            if key in self._num_bytes and self._found[key].result() is value:
+                self._drop(key)
+
     def _claim(self, key: K) -> tuple[Future[V], bool]:
         with self._lock:
-            is_new = key not in self._found
-            future = self._found.setdefault(key, Future())
+            future = self._found.get(key)
+            if future is None:
+                self._found[key] = future = Future()
+                return future, True
             self._found.move_to_end(key)
-            if len(self._found) > self._capacity:
-                self._found.popitem(last=False)  # whoever waits for it holds its future
-            return future, is_new
+            return future, False
 
     def _fill(self, key: K, future: Future[V]) -> None:
         try:
-            future.set_result(self._make(key))
+            value = self._make(key)
         except BaseException as error:  # noqa: BLE001, handed to whoever asked
             with self._lock:
                 self._found.pop(key, None)
             future.set_exception(error)
+            return
+        with self._lock:
+            self._num_bytes[key] = self._bytes_of(value)
+            self._make_room(key)
+        future.set_result(value)
+
+    def _make_room(self, newest: K) -> None:
+        """Drop the values that were asked for longest ago; whoever holds one may go on using it."""
+        excess = sum(self._num_bytes.values()) - self._capacity_bytes
+        for key in list(self._found):
+            if excess <= 0:
+                return
+            if key in self._num_bytes and key != newest:
+                excess -= self._num_bytes[key]
+                self._drop(key)
+
+    def _drop(self, key: K) -> None:
+        del self._num_bytes[key]
+        del self._found[key]

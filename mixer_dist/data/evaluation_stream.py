@@ -1,6 +1,11 @@
-"""A finite stream: every image of a dataset once, in storage order, none replaced."""
+"""A finite stream: every image of a dataset once, in storage order, none replaced.
+
+The dataset is cut into batches before they are dealt to ranks, so that no image meets others than
+it would on one rank: what is computed from it does not depend on the number of ranks.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -10,6 +15,7 @@ from mixer_dist import distributed
 from mixer_dist.config import RunConfig
 from mixer_dist.data.augment import resized_as_evaluated
 from mixer_dist.data.batch import Batch, filled, stack_images, stack_labels
+from mixer_dist.data.decode import decode_image
 from mixer_dist.data.loader import Loader, Sample, worker_threads
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.data.order import CHUNK_BYTES
@@ -19,52 +25,86 @@ from mixer_dist.storage import Storage
 ANY_CLASS = 2**31  # where a manifest does not name its classes
 
 
+@dataclass(frozen=True)
+class EvaluationShare:
+    """Which batches of the whole dataset a rank takes: consecutive ones, as even as can be."""
+
+    rank: int
+    world_size: int
+    num_rows: int
+    """Images of a batch."""
+
+    def batches(self, num_samples: int) -> range:
+        """The rank's batches, by number."""
+        total = -(-num_samples // self.num_rows)
+        edges = (r * total // self.world_size for r in (self.rank, self.rank + 1))
+        return range(*edges)
+
+    def num_rounds(self, num_samples: int) -> int:
+        """Batches that every rank yields, empty ones included, for the sake of collectives."""
+        return -(-num_samples // (self.num_rows * self.world_size))
+
+
 def evaluation_stream(
     config: RunConfig,
     dataset: Dataset,
     storage: Storage,
     *,
     resize_px: int,
-    num_rows: int,
+    share: EvaluationShare,
 ) -> Iterator[Batch]:
-    """Every image once, in storage order, as batches of num_rows; the last one filled up."""
+    """This rank's batches: each image of the dataset on one rank, filling has weight 0."""
+    crop_px, num_rows = config.model.image_size, share.num_rows
+
+    def decode(sample: Sample) -> Sample:
+        image = decode_image(sample["data"])
+        return sample | {"pixels": resized_as_evaluated(image, resize_px, crop_px)}
+
     mean_bytes = max(1, dataset.num_bytes // dataset.num_samples)
     chunk_samples = max(1, CHUNK_BYTES // mean_bytes)
-    num_chunks = 4 + num_rows // chunk_samples
-    num_classes = len(dataset.classes) if dataset.classes else ANY_CLASS
-    loader = Loader(storage, dataset, chunk_samples, num_chunks, num_classes)
-    workers = worker_threads(config.data.num_threads or distributed.num_cores())
-
-    def load(sample: Sample) -> Sample:
-        loaded = loader.load(sample)
-        crop_px = config.model.image_size
-        return loaded | {"pixels": resized_as_evaluated(loaded["image"], resize_px, crop_px)}
+    loader = Loader(
+        storage,
+        dataset,
+        chunk_samples=chunk_samples,
+        capacity_bytes=4 * CHUNK_BYTES + 2 * num_rows * mean_bytes,
+        num_classes=len(dataset.classes) if dataset.classes else ANY_CLASS,
+        decode=decode,
+    )
+    mine = share.batches(dataset.num_samples)
+    first, last = (min(n * num_rows, dataset.num_samples) for n in (mine.start, mine.stop))
 
     def places() -> Iterator[Sample]:
-        for sample in range(dataset.num_samples):
-            if sample % chunk_samples == 0:
+        for sample in range(first, last):
+            if sample == first or sample % chunk_samples == 0:
                 loader.prefetch(sample)
             yield {"position": sample, "sample": sample}
 
+    workers = worker_threads(config.data.num_threads or distributed.num_cores())
     try:
-        rows = mapped(load, workers, num_rows)(places())
-        for first in range(0, dataset.num_samples, num_rows):
-            wanted = min(num_rows, dataset.num_samples - first)
-            part = list(islice(rows, wanted))
-            yield _evaluation_batch(part, first, num_rows, dataset.classes)
+        rows = mapped(loader.load, workers, num_rows)(places())
+        for start in range(first, last, num_rows):
+            part = list(islice(rows, min(num_rows, last - start)))
+            yield _evaluation_batch(part, start, num_rows, crop_px, dataset.classes)
+        for _ in range(share.num_rounds(dataset.num_samples) - len(mine)):
+            yield _evaluation_batch([], last, num_rows, crop_px, dataset.classes)
     finally:
+        loader.stop()
         workers.shutdown(wait=True, cancel_futures=True)
         loader.close()
 
 
 def _evaluation_batch(
-    rows: Sequence[Sample], first: int, num_rows: int, classes: Sequence[str] | None
+    rows: Sequence[Sample],
+    first: int,
+    num_rows: int,
+    crop_px: int,
+    classes: Sequence[str] | None,
 ) -> Batch:
     positions = filled(np.arange(first, first + len(rows)), num_rows, -1)
     largest = max((label for row in rows for label in row["labels"]), default=0)
     num_classes = len(classes) if classes else largest + 1
     return Batch(
-        images=stack_images([row["pixels"] for row in rows], num_rows),
+        images=stack_images([row["pixels"] for row in rows], num_rows, crop_px),
         labels=stack_labels([row["labels"] for row in rows], num_classes, num_rows),
         weights=(positions >= 0).to(torch.float32),
         positions=positions,

@@ -1,7 +1,7 @@
 """Decoded samples: fetched, checked, decoded, and replaced where they are damaged."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from mixer_dist.data.batch import BadSample
-from mixer_dist.data.decode import decode_image
 from mixer_dist.data.fetch import ChunkReader, Span
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.data.members import BadSampleError, image_of, labels_of, read_members
@@ -18,78 +17,87 @@ from mixer_dist.storage import Storage
 
 Sample = dict[str, Any]
 
+logger = logging.getLogger(__name__)
+
 
 class Loader:
-    """Decoded samples by their number in the dataset laid end to end."""
+    """Samples by their number in the dataset laid end to end.
+
+    `decode` adds what it makes of sample["data"], the compressed image; it may raise ValueError.
+    """
 
     def __init__(
         self,
         storage: Storage,
         dataset: Dataset,
+        *,
         chunk_samples: int,
-        num_chunks: int,
+        capacity_bytes: int,
         num_classes: int,
+        decode: Callable[[Sample], Sample],
     ) -> None:
-        self._reader = ChunkReader(storage, dataset, chunk_samples, num_chunks)
+        self._reader = ChunkReader(storage, dataset, chunk_samples, capacity_bytes)
         self._num_classes = num_classes
+        self._decode = decode
         self.prefetch = self._reader.prefetch
-
-    def close(self) -> None:
-        """End the reading threads."""
-        self._reader.close()
+        self.stop = self._reader.stop
+        self.close = self._reader.close
 
     def load(self, sample: Sample) -> Sample:
-        """A sample with its image (H, W, 3) uint8 and labels; DataError where it is damaged."""
+        """A sample with its labels and what `decode` adds; DataError where it is damaged."""
         loaded = self._try(sample, sample["sample"])
         if isinstance(loaded, BadSample):
-            where = f"{loaded.shard}, sample {loaded.index}, {loaded.key or 'key unknown'}"
-            raise DataError(f"damaged: {where}: {loaded.reason}")
+            raise DataError(f"damaged: {_named(loaded)}")
         return loaded
 
     def load_or_replace(self, sample: Sample) -> Sample:
         """The same, but a damaged sample is replaced by the next good one of its chunk, cyclically.
 
-        The position stays, and with it the augmentation; each damaged sample is recorded.
+        The position stays, and with it the augmentation; the sample that was due is recorded.
         """
-        bad: list[BadSample] = []
+        due: BadSample | None = None
         for candidate in self._reader.neighbours(sample["sample"]):
             loaded = self._try(sample, candidate)
             if not isinstance(loaded, BadSample):
-                return loaded | {"bad_samples": _replaced(bad, loaded["index"])}
-            bad.append(loaded)
+                return loaded | {"bad_sample": due and _replaced(due, candidate)}
+            due = due or loaded
         raise DataError(
-            f"{len(bad)} samples in a row are damaged, from sample {bad[0].index} of "
-            f"{bad[0].shard} on ({bad[0].key or 'key unknown'}: {bad[0].reason}): shard the "
-            "dataset anew or restore the file"
+            f"no good sample to stand in for a damaged one, nor any near it: {_named(due)}: shard "
+            "the dataset anew or restore the file"
         )
 
     def _try(self, sample: Sample, candidate: int) -> Sample | BadSample:
         """The sample made from a candidate's bytes, or why that one is bad."""
-        key = ""
+        span = self._reader.take(candidate)
         try:
-            span = self._reader.span(candidate)
-            members = read_members(span.data)
-            key = str(members["__key__"])
-            return sample | self._decoded(members, span)
+            return sample | self._read(span, sample)
         except BadSampleError as error:
-            shard, index = self._reader.place(candidate)
-            name = self._reader.shard_name(shard)
-            return BadSample(sample["position"], name, key, str(error), index, -1)
+            return BadSample(
+                position=sample["position"],
+                sample=candidate,
+                shard=self._reader.shard_name(span.shard),
+                index=span.index,
+                key=_key(span),
+                reason=str(error),
+            )
 
-    def _decoded(self, members: dict[str, bytes | str], span: Span) -> Sample:
-        labels = labels_of(members)
+    def _read(self, span: Span, sample: Sample) -> Sample:
+        if not span.is_right:
+            raise BadSampleError("its CRC is wrong, however often it is read")
+        members = read_members(span.data)
+        labels = labels_of(members) if span.labels is None else span.labels
         if outside := [label for label in labels if not 0 <= label < self._num_classes]:
             raise DataError(
                 f"{self._reader.shard_name(span.shard)}, {members['__key__']!s}: "
                 f"label {outside[0]} is not in 0..{self._num_classes - 1}; "
                 "set model.num_classes or relabel"
             )
+        place = {"shard": span.shard, "index": span.index, "crc32": span.crc32}
+        read = members | place | {"labels": labels, "data": image_of(members)}
         try:
-            image = decode_image(image_of(members))
+            return self._decode(sample | read)
         except ValueError as error:
             raise BadSampleError(f"not decodable: {error}") from error
-        place = {"shard": span.shard, "index": span.index, "crc32": span.crc32}
-        return members | place | {"image": image, "labels": labels, "bad_samples": ()}
 
 
 def worker_threads(num_threads: int) -> ThreadPoolExecutor:
@@ -103,11 +111,19 @@ def worker_threads(num_threads: int) -> ThreadPoolExecutor:
     )
 
 
-def _replaced(bad: Sequence[BadSample], index: int) -> tuple[BadSample, ...]:
-    logger = logging.getLogger(__name__)
-    for sample in bad:
-        logger.warning(
-            "bad sample: %s %s (sample %d): %s; sample %d takes its place",
-            sample.shard, sample.key, sample.index, sample.reason, index,
-        )  # fmt: skip
-    return tuple(replace(sample, replaced_by=index) for sample in bad)
+def _key(span: Span) -> str:
+    """A damaged sample's key, where its tar headers still tell."""
+    try:
+        return str(read_members(span.data)["__key__"])
+    except BadSampleError:
+        return ""
+
+
+def _named(bad: BadSample | None) -> str:
+    assert bad is not None
+    return f"{bad.shard}, sample {bad.index}, {bad.key or 'key unknown'}: {bad.reason}"
+
+
+def _replaced(bad: BadSample, candidate: int) -> BadSample:
+    logger.warning("bad sample: %s; number %d of the data takes its place", _named(bad), candidate)
+    return replace(bad, replaced_by=candidate)

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mixer_dist.config import Section, parse
 from mixer_dist.errors import ConfigError, DataError, MissingError
+from mixer_dist.sections import Section, parse
 from mixer_dist.storage import Storage, join, parent
 
 MANIFEST_NAME = "manifest.json"
@@ -22,18 +24,21 @@ INDEX_ROW = np.dtype([("offset", "<u8"), ("num_bytes", "<u4"), ("crc32", "<u4")]
 Index = NDArray[np.void]
 Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+LabelsName = Annotated[str, Field(pattern=r"^(.*/)?labels-[0-9a-f]{64}\.safetensors$")]
+
+LONGEST_LINE = 600  # of what is wrong with a manifest, which may be wrong in every shard
 
 
 class Shard(Section):
     """One tar of a dataset."""
 
     name: str
-    """Relative to the manifest, or a URL."""
+    """Relative to the manifest, a URL or an absolute path."""
     num_samples: Count
     num_bytes: Count
     sha256: Sha256 | None
     index: str
-    """Relative to the manifest, or a URL."""
+    """Relative to the manifest, a URL or an absolute path."""
     index_sha256: Sha256
 
 
@@ -45,8 +50,19 @@ class DatasetManifest(Section):
     num_samples: Count
     num_bytes: Count
     classes: tuple[str, ...] | None
-    labels: str | None = None
+    labels: LabelsName | None = None
+    """A file, named after its SHA-256, whose labels stand in for those in the tars."""
     shards: tuple[Shard, ...]
+
+    @property
+    def first_samples(self) -> list[int]:
+        """The place of each shard's first sample."""
+        return list(accumulate((shard.num_samples for shard in self.shards[:-1]), initial=0))
+
+    @property
+    def labels_sha256(self) -> str | None:
+        """Of the labels file, as its name says."""
+        return self.labels and self.labels.removesuffix(".safetensors")[-64:]
 
     def to_json(self) -> bytes:
         """The file's bytes, the same for the same dataset."""
@@ -60,6 +76,12 @@ class Part:
     shard: Shard
     url: str
     index_url: str
+    labels_url: str | None
+    """A labels file of which the next two say where this shard's labels are."""
+    number: int
+    """Of the shard in its manifest."""
+    first_sample: int
+    """Of the shard, counted over its manifest."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +112,13 @@ def load_manifest(storage: Storage, url: str) -> DatasetManifest:
     """Read and check one manifest.json; MissingError, DataError."""
     try:
         tree = json.loads(storage.read(url))
-        manifest = parse(DatasetManifest, tree, url)
+        _check_format(tree)
+        manifest = parse(DatasetManifest, tree, MANIFEST_NAME)
     except MissingError as error:
         raise MissingError(f"{error}; data_tools/shard.py writes a {MANIFEST_NAME}") from None
-    except (ValueError, ConfigError) as error:
-        raise DataError(f"not a dataset manifest: {' '.join(str(error).split())}") from None
+    except (ValueError, RecursionError, ConfigError) as error:
+        problem = textwrap.shorten(str(error), LONGEST_LINE, placeholder=" …")
+        raise DataError(f"{url} is not a dataset manifest: {problem}") from None
     _check(manifest, url)
     return manifest
 
@@ -123,7 +147,7 @@ def dataset_fingerprint(manifests: Sequence[tuple[DatasetManifest, int]]) -> str
                 for shard in manifest.shards
             ],
             "classes": manifest.classes,
-            "labels": None,
+            "labels": manifest.labels_sha256,
         }
         for manifest, repeats in manifests
     ]
@@ -147,19 +171,32 @@ def load_index(storage: Storage, part: Part) -> Index:
     return rows
 
 
+def name_in(folder: str, url: str) -> str:
+    """How a manifest in `folder` names a file: relative where it lies below, else as it is."""
+    return url.removeprefix(folder.rstrip("/") + "/")
+
+
 def _parts(manifest: DatasetManifest, url: str) -> list[Part]:
     base = parent(url)
+    labels_url = manifest.labels and join(base, manifest.labels)
     return [
-        Part(shard, join(base, shard.name), join(base, shard.index)) for shard in manifest.shards
+        Part(shard, join(base, shard.name), join(base, shard.index), labels_url, number, first)
+        for number, (shard, first) in enumerate(
+            zip(manifest.shards, manifest.first_samples, strict=True)
+        )
     ]
 
 
+def _check_format(tree: Any) -> None:
+    if not isinstance(tree, dict) or {"format", "version"} - tree.keys():
+        raise ValueError("expected format and version in it")
+
+
 def _check(manifest: DatasetManifest, url: str) -> None:
-    counted = sum(shard.num_samples for shard in manifest.shards)
-    if counted != manifest.num_samples:
-        raise DataError(f"{url}: num_samples is {manifest.num_samples}, its shards hold {counted}")
-    names: list[Any] = [name for s in manifest.shards for name in (s.name, s.index)]
+    for count in ("num_samples", "num_bytes"):
+        given, counted = getattr(manifest, count), sum(getattr(s, count) for s in manifest.shards)
+        if counted != given:
+            raise DataError(f"{url}: {count} is {given}, its shards hold {counted}")
+    names = [name for s in manifest.shards for name in (s.name, s.index)] + [manifest.labels or ""]
     if outside := [name for name in names if "://" not in name and ".." in name.split("/")]:
         raise DataError(f"{url}: {outside[0]!r} leaves the manifest's folder")
-    if manifest.labels:
-        raise DataError(f"{url}: a labels file ({manifest.labels}) is not read by this version")

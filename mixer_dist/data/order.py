@@ -170,12 +170,17 @@ def largest_slice(world_size: int, global_batch_size: int) -> int:
     return max(int(s.stop - s.start) for s in slices)
 
 
-def sample_digest(
+def sample_hashes(
     positions: Positions, shards: Positions, indices: Positions, crc32s: ArrayLike
-) -> int:
-    """The sum modulo 2^64 over samples of a hash of what was read where: a batch's digest."""
-    digest = mix(words(positions))
+) -> NDArray[np.uint64]:
+    """A hash of what was read where, for each sample (n,)."""
+    hashes = mix(words(positions))
     with np.errstate(over="ignore"):
         for part in (words(shards), words(indices), words(crc32s)):
-            digest = mix(digest + part)
-    return int(np.add.reduce(digest, dtype=np.uint64))
+            hashes = mix(hashes + part)
+    return hashes
+
+
+def batch_digest(hashes: NDArray[np.uint64]) -> int:
+    """The sum of samples' hashes modulo 2^64: the same however a batch is dealt to ranks."""
+    return int(np.add.reduce(hashes, dtype=np.uint64))

@@ -3,14 +3,16 @@
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 _WAIT_S = 0.1
+GROUP = 8  # items a task: handing one over to a thread costs as much as some of them
 
 
 def mapped(
@@ -18,16 +20,34 @@ def mapped(
 ) -> Callable[[Iterable[A]], Iterator[B]]:
     """A stage that applies a function in an executor, `depth` items ahead, results in order."""
 
+    def of_group(items: Sequence[A]) -> tuple[list[B], BaseException | None]:
+        """The results up to the first failure, and that."""
+        done: list[B] = []
+        try:
+            for item in items:
+                done.append(function(item))
+        except BaseException as error:  # noqa: BLE001, raised again where its result is due
+            return done, error
+        return done, None
+
     def stage(items: Iterable[A]) -> Iterator[B]:
-        pending: deque[Future[B]] = deque()
-        for item in items:
-            pending.append(executor.submit(function, item))
-            if len(pending) > depth:
-                yield pending.popleft().result()
+        pending: deque[Future[tuple[list[B], BaseException | None]]] = deque()
+        stream = iter(items)
+        while group := list(islice(stream, GROUP)):
+            pending.append(executor.submit(of_group, group))
+            if len(pending) * GROUP > depth:
+                yield from _results(pending.popleft())
         while pending:
-            yield pending.popleft().result()
+            yield from _results(pending.popleft())
 
     return stage
+
+
+def _results(group: "Future[tuple[list[B], BaseException | None]]") -> Iterator[B]:
+    done, error = group.result()
+    yield from done
+    if error:
+        raise error
 
 
 class Ahead(Generic[A]):

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     FLIP = 2
     DEPTH = 3
     MIXUP = 4
+    RANDAUGMENT = 5
 
 
 def mix(words: Words) -> Words:

@@ -8,8 +8,9 @@
 """
 
 import importlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -18,26 +19,39 @@ from numpy.typing import NDArray
 from webdataset import DataPipeline
 
 from mixer_dist import distributed
-from mixer_dist.config import OrderConfig, RunConfig
-from mixer_dist.data.augment import depth_masks, mixup_lambda, training_image
+from mixer_dist.config import RunConfig
+from mixer_dist.data.augment import (
+    depth_masks,
+    draw,
+    mixup_lambda,
+    reduction_for,
+    training_crop,
+    training_image,
+)
 from mixer_dist.data.batch import Batch, filled, stack_images, stack_labels
+from mixer_dist.data.decode import EncodedImage
 from mixer_dist.data.loader import Loader, Sample, worker_threads
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.data.order import (
     OrderShape,
-    SampleOrder,
     Window,
+    batch_digest,
     batch_positions,
-    default_shape,
     largest_slice,
     rank_slice,
-    sample_digest,
+    sample_hashes,
 )
-from mixer_dist.data.parallel import Ahead, mapped
+from mixer_dist.data.parallel import GROUP, Ahead, mapped
+from mixer_dist.data.randaugment import randaugment
+from mixer_dist.data.run_data import order_shape, sample_order
 from mixer_dist.errors import ConfigError, DataError
 from mixer_dist.storage import Storage
 
 Stage = Callable[[Iterable[Sample]], Iterator[Sample]]
+
+SPARE_CHUNKS = 4  # beside those of the lanes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,35 +72,16 @@ class Share:
     num_rows: int
 
 
-def resolve_order(config: RunConfig, dataset: Dataset) -> OrderConfig:
-    """The order's shape with every default filled in."""
-    given = config.data.order
-    size = given.round_samples or config.global_batch_size
-    defaults = default_shape(size, dataset.num_samples, dataset.num_bytes, given.lanes)
-    shape = {name: getattr(given, name) or value for name, value in asdict(defaults).items()}
-    if given.chunk_samples and not given.window:
-        shape["window"] = given.chunk_samples
-    return OrderConfig(**shape)
+def _capacity_bytes(shape: OrderShape, world_size: int, dataset: Dataset) -> int:
+    """What a rank keeps of shards, so that it reads no chunk twice.
 
-
-def sample_order(config: RunConfig, dataset: Dataset) -> SampleOrder:
-    """The run's order of samples; ConfigError where its shape cannot be."""
-    shape = _order_shape(config, dataset)
-    try:
-        return SampleOrder(dataset.shard_sizes, config.seed, **asdict(shape))
-    except ValueError as error:
-        raise ConfigError(f"data.order: {error}") from None
-
-
-def _order_shape(config: RunConfig, dataset: Dataset) -> OrderShape:
-    return OrderShape(**resolve_order(config, dataset).model_dump())
-
-
-def _chunks_in_use(shape: OrderShape, world_size: int) -> int:
-    """Chunks that a rank reads from at a time: what it keeps, so that none is read twice."""
-    lanes = -(-shape.lanes // world_size) + 1
-    of_lane = -(-shape.window // shape.chunk_samples) + 2  # a window's, and where the next begins
-    return lanes * of_lane + 4
+    Of each of its lanes the chunks of a window, and one more, as it may begin inside a chunk.
+    """
+    num_lanes = min(shape.lanes, -(-shape.lanes // world_size) + 1)
+    of_lane = -(-shape.window // shape.chunk_samples) + 1
+    num_chunks = num_lanes * of_lane + SPARE_CHUNKS
+    mean_bytes = dataset.num_bytes / dataset.num_samples
+    return round(num_chunks * shape.chunk_samples * mean_bytes)
 
 
 def micro_batch_shape(config: RunConfig, world_size: int) -> tuple[int, int]:
@@ -119,22 +114,26 @@ class TrainStream:
         self._share = share
         self._depth_rates = np.asarray(depth_rates)
         self._order = sample_order(config, dataset)
-        shape = _order_shape(config, dataset)
+        shape = order_shape(config, dataset)
+        capacity_bytes = _capacity_bytes(shape, share.world_size, dataset)
         self._loader = Loader(
             storage,
             dataset,
-            shape.chunk_samples,
-            _chunks_in_use(shape, share.world_size),
-            config.model.num_classes,
+            chunk_samples=shape.chunk_samples,
+            capacity_bytes=capacity_bytes,
+            num_classes=config.model.num_classes,
+            decode=self._decode,
         )
-        num_threads = config.data.num_threads or distributed.num_cores()
-        self._workers = worker_threads(num_threads)
+        self._num_threads = config.data.num_threads or distributed.num_cores()
+        self._workers = worker_threads(self._num_threads)
+        logger.info(_memory_line(shape, capacity_bytes, config, share))
         self._batches = Ahead(self._pipeline(), config.data.prefetch_batches)
 
     def __enter__(self) -> "TrainStream":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._loader.stop()
         self._batches.close()
         self._workers.shutdown(wait=True, cancel_futures=True)
         self._loader.close()
@@ -143,14 +142,18 @@ class TrainStream:
         return self._batches
 
     def _pipeline(self) -> DataPipeline:
-        depth = max(1, self._share.num_rows)
+        load, augment = self._loader.load_or_replace, self._augment
+        stages = [user_stage(name) for name in self._config.data.stages]
+        if not stages:  # one task an image costs less than two
+            return DataPipeline(
+                self._source, self._mapped(lambda sample: augment(load(sample))), self._collate
+            )
         return DataPipeline(
-            self._source,
-            mapped(self._loader.load_or_replace, self._workers, depth),
-            *[user_stage(name) for name in self._config.data.stages],
-            mapped(self._augment, self._workers, depth),
-            self._collate,
+            self._source, self._mapped(load), *stages, self._mapped(augment), self._collate
         )
+
+    def _mapped(self, function: Callable[[Sample], Sample]) -> Stage:
+        return mapped(function, self._workers, depth=2 * GROUP * self._num_threads)
 
     def _steps(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Each step with its global batch's positions."""
@@ -165,25 +168,47 @@ class TrainStream:
         return positions[rank_slice(self._share.rank, self._share.world_size, len(positions))]
 
     def _source(self) -> Iterator[Sample]:
+        """The samples of this rank's slices; the chunks of the next step are read meanwhile."""
+        operations = self._config.augment.randaugment
+        num_layers = operations.layers if operations else 0
+        ahead = self._located()
+        due = next(ahead, None)
+        while due:
+            mine, samples = due
+            due = next(ahead, None)
+            drawn = draw(self._config.seed, mine, num_layers)
+            for draws, sample in zip(drawn, samples.tolist(), strict=True):
+                yield {
+                    "__key__": "", "position": draws.position, "sample": sample, "draws": draws
+                }  # fmt: skip
+
+    def _located(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Each step's positions of this rank and their samples, whose chunks are asked for."""
         for _, positions in self._steps():
             mine = self._mine(positions)
             samples = self._order.samples(mine)[1]
-            for sample in np.unique(samples // self._order.chunk_samples):
-                self._loader.prefetch(int(sample) * self._order.chunk_samples)
-            for position, sample in zip(mine.tolist(), samples.tolist(), strict=True):
-                yield {"__key__": "", "position": position, "sample": sample}
+            for chunk in np.unique(samples // self._order.chunk_samples).tolist():
+                self._loader.prefetch(chunk * self._order.chunk_samples)
+            yield mine, samples
+
+    def _decode(self, sample: Sample) -> Sample:
+        encoded = EncodedImage(sample["data"])
+        crop = training_crop(*encoded.size, sample["draws"], self._config.augment.min_crop_area)
+        image = encoded.decode(reduction_for(crop, self._config.model.image_size))
+        return sample | {"image": image, "size": encoded.size, "crop": crop}
 
     def _augment(self, sample: Sample) -> Sample:
-        augment = self._config.augment
-        sample["pixels"] = training_image(
+        augment, draws = self._config.augment, sample["draws"]
+        pixels = training_image(
             sample["image"],
+            sample["size"],
+            sample["crop"],
             self._config.model.image_size,
-            self._config.seed,
-            sample["position"],
-            min_crop_area=augment.min_crop_area,
-            flip=augment.flip,
+            flip=augment.flip and draws.is_flipped,
         )
-        return sample
+        if augment.randaugment:
+            pixels = randaugment(pixels, augment.randaugment.magnitude, draws.operations)
+        return sample | {"pixels": pixels, "image": None}  # the whole image is of no more use
 
     def _collate(self, samples: Iterable[Sample]) -> Iterator[Batch]:
         stream = iter(samples)
@@ -200,7 +225,9 @@ class TrainStream:
         num_rows = self._share.num_rows
         positions = filled(mine, num_rows, -1)
         return Batch(
-            images=stack_images([row["pixels"] for row in rows], num_rows),
+            images=stack_images(
+                [row["pixels"] for row in rows], num_rows, self._config.model.image_size
+            ),
             labels=stack_labels(
                 [row["labels"] for row in rows], self._config.model.num_classes, num_rows
             ),
@@ -212,13 +239,22 @@ class TrainStream:
             digest=_digest(rows, mine),
             step=step,
             next_position=next_position,
-            bad_samples=tuple(bad for row in rows for bad in row["bad_samples"]),
+            bad_samples=tuple(row["bad_sample"] for row in rows if row["bad_sample"]),
         )
 
     def _masks(self, positions: NDArray[np.int64]) -> torch.Tensor | None:
         if not self._depth_rates.any():
             return None
         return depth_masks(self._config.seed, positions, self._depth_rates)
+
+
+def _memory_line(shape: OrderShape, capacity_bytes: int, config: RunConfig, share: Share) -> str:
+    batch_bytes = share.num_rows * 3 * config.model.image_size**2
+    return (
+        f"Data: {shape.lanes} lanes, chunks of {shape.chunk_samples} samples; a rank keeps up to "
+        f"{capacity_bytes / 1e6:,.0f} MB of shards and {config.data.prefetch_batches} batches of "
+        f"{batch_bytes / 1e6:,.0f} MB ahead of the step."
+    )
 
 
 def user_stage(name: str) -> Stage:
@@ -233,7 +269,7 @@ def user_stage(name: str) -> Stage:
 
 def _digest(rows: Sequence[Sample], positions: NDArray[np.int64]) -> int:
     columns = (np.array([row[name] for row in rows]) for name in ("shard", "index", "crc32"))
-    return sample_digest(positions, *columns)
+    return batch_digest(sample_hashes(positions, *columns))
 
 
 def _check_positions(

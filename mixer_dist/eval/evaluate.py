@@ -44,15 +44,19 @@ class Subject:
 
 
 def evaluate(config: RunConfig, task_name: str, checkpoint: str | None = None) -> dict[str, Any]:
-    """Run a task on a checkpoint (a URL, 'untrained', or the newest) and keep the result."""
+    """Run a task on a checkpoint (a URL, 'untrained', or the newest) and keep the result.
+
+    All ranks must call this; each gets the result, which does not depend on how many they are.
+    """
     storage, run_dir = Storage(config.storage), RunDir(config.run_dir)
     task = find_task(config, task_name)
-    subject = find_subject(config, storage, run_dir, checkpoint)
-    logger.info("%s on %s (step %d)", task.name, subject.checkpoint, subject.step)
-    result = fewshot_result(config, task, subject, storage)
-    if subject.is_of_run:
-        url = run_dir.evaluation(task.name, subject.step)
-        storage.write(url, (json.dumps(result, indent=1) + "\n").encode())
+    with distributed.connected(config.engine.timeout_s), distributed.peers_watched():
+        subject = find_subject(config, storage, run_dir, checkpoint)
+        logger.info("%s on %s (step %d)", task.name, subject.checkpoint, subject.step)
+        result = fewshot_result(config, task, subject, storage)
+        if subject.is_of_run and distributed.is_main():
+            url = run_dir.evaluation(task.name, subject.step)
+            storage.write(url, (json.dumps(result, indent=1) + "\n").encode())
     return result
 
 
@@ -110,7 +114,7 @@ def _classes(dataset: Dataset) -> str:
 def fewshot_result(
     config: RunConfig, task: EvaluationConfig, subject: Subject, storage: Storage
 ) -> dict[str, Any]:
-    """Accuracy of each seed and their mean, with all that tells how it was computed."""
+    """Accuracy of each seed and their mean, with how it was computed. All ranks must call this."""
     train, test = (load_dataset(storage, [(url, 1)]) for url in (task.train, task.test))
     if train.classes != test.classes:
         raise ConfigError(
@@ -119,7 +123,9 @@ def fewshot_result(
         )
     pool = dataset_features(subject.model, config, task, train, storage)
     queries = dataset_features(subject.model, config, task, test, storage)
-    per_seed = [fewshot_accuracy(*pool, *queries, task.shots, s, task.l2) for s in task.seeds]
+    per_seed = distributed.on_main(
+        lambda: [fewshot_accuracy(*pool, *queries, task.shots, s, task.l2) for s in task.seeds]
+    )
     return {
         "task": task.name,
         "kind": task.kind,

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from mixer_dist import distributed
 from mixer_dist.config import EvaluationConfig, RunConfig
 from mixer_dist.data.batch import Batch
-from mixer_dist.data.evaluation_stream import evaluation_stream
+from mixer_dist.data.evaluation_stream import EvaluationShare, evaluation_stream
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.errors import DataError
 from mixer_dist.models.mixer import MlpMixer
@@ -24,21 +24,27 @@ RESIZE_RATIO = 8 / 7  # the official 256 to 224
 def dataset_features(
     model: MlpMixer, config: RunConfig, task: EvaluationConfig, dataset: Dataset, storage: Storage
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Pre-logits (N, C) and labels (N,) of every image, in storage order."""
+    """Pre-logits (N, C) and labels (N,) of every image, in storage order. All ranks must call."""
     size = config.model.image_size
-    resize_px = task.resize or round(size * RESIZE_RATIO)
     batches = evaluation_stream(
-        config, dataset, storage, resize_px=resize_px, num_rows=BATCH_IMAGES
+        config,
+        dataset,
+        storage,
+        resize_px=task.resize or round(size * RESIZE_RATIO),
+        share=EvaluationShare(distributed.rank(), distributed.world_size(), BATCH_IMAGES),
     )
-    features, labels = zip(*_batch_features(model, batches, dataset.num_samples), strict=True)
-    return np.concatenate(features), np.concatenate(labels)
+    found = list(_batch_features(model, batches, dataset.num_samples))
+    features, labels = (np.concatenate(column) for column in zip(*found, strict=True))
+    return distributed.gather_rows(features), distributed.gather_rows(labels)
 
 
 def _batch_features(
     model: MlpMixer, batches: Iterator[Batch], num_samples: int
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
     device = distributed.device()
-    with torch.inference_mode(), tqdm(total=num_samples, unit="img", disable=None) as bar:
+    mine = -(-num_samples // distributed.world_size())
+    is_quiet = None if distributed.is_main() else True
+    with torch.inference_mode(), tqdm(total=mine, unit="img", disable=is_quiet) as bar:
         for batch in batches:
             if batch.labels.ndim != 1:
                 raise DataError("a few-shot task needs one label an image, found several")

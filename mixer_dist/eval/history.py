@@ -8,10 +8,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
-from mixer_dist.config import Fraction, NonNegativeInt, PositiveInt
 from mixer_dist.errors import DataError, MissingError
 from mixer_dist.metrics import Line, read_metrics
 from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt
+from mixer_dist.sections import Fraction, NonNegativeInt, PositiveInt
 from mixer_dist.storage import Storage, join
 
 _RESULT_FILE = re.compile(r"^step-\d{8,}\.json$")

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -71,7 +71,7 @@ class Progress:
             )
         )
         for bad in batch.bad_samples:
-            self.events.write("bad_sample", **bad.__dict__)
+            self.events.add("bad_sample", **asdict(bad))
             self._bad_by_shard[bad.shard] += 1
             self._num_new_bad += 1
 
@@ -79,6 +79,7 @@ class Progress:
         """Sum the interval over ranks and write it down. All ranks must call this."""
         if not self._records:
             return
+        self.events.flush()
         lines = self._reduced_lines()
         if distributed.is_main():
             self._write(lines)

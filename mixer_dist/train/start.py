@@ -10,8 +10,9 @@ from mixer_dist import distributed
 from mixer_dist.checkpoint.layout import TrainingState
 from mixer_dist.checkpoint.restore import Checkpoint, check_same_model, newest_verified
 from mixer_dist.config import RunConfig
-from mixer_dist.data.manifest import Dataset, load_dataset
-from mixer_dist.data.stream import resolve_order, sample_order, user_stage
+from mixer_dist.data.manifest import Dataset
+from mixer_dist.data.run_data import resolve_order, sample_order, training_data
+from mixer_dist.data.stream import user_stage
 from mixer_dist.errors import ConfigError
 from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt, write_attempt
 from mixer_dist.storage import Storage
@@ -54,11 +55,6 @@ def start_run(config: RunConfig) -> Run:
     )
     attempt = Attempt.model_validate(recorded)
     return Run(config, storage, run_dir, dataset, attempt, checkpoint, state)
-
-
-def training_data(config: RunConfig, storage: Storage) -> Dataset:
-    """The manifests that the configuration names, laid end to end."""
-    return load_dataset(storage, [(entry.manifest, entry.repeats) for entry in config.data.train])
 
 
 def _checked(config: RunConfig, storage: Storage, run_dir: RunDir) -> dict[str, Any]:
@@ -129,6 +125,8 @@ def _record_attempt(
         attempt=(attempt_numbers(storage, run_dir) or [0])[-1] + 1,
         attempt_id=secrets.token_hex(8),
         resumed_from=state.step,
+        position=state.position,
+        skipped=state.skipped,
         dataset=fingerprint,
         config=config,
     )

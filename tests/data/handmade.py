@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
-from mixer_dist.config import RunConfig, parse
+from mixer_dist.config import RunConfig
+from mixer_dist.data.augment import draw, training_crop, training_image
 from mixer_dist.data.batch import Batch
 from mixer_dist.data.manifest import Dataset, DatasetManifest, load_dataset
 from mixer_dist.data.shards import ShardBuilder
 from mixer_dist.data.stream import Cursor, Share, TrainStream, micro_batch_shape
-from mixer_dist.storage import Storage
+from mixer_dist.sections import parse
+from mixer_dist.storage import Storage, Version
 
 DEPTH_RATES = [0.0, 0.3, 0.6]
 
@@ -70,21 +73,35 @@ class CountingStorage(Storage):
         super().__init__()
         self.ranges: list[tuple[str, int, int]] = []
         self.reads: list[str] = []
-        self._num_damaged = num_damaged
+        self.num_damaged = num_damaged
         self._counting = threading.Lock()
 
-    def read_range(self, url: str, start: int, stop: int) -> bytes:
-        data = super().read_range(url, start, stop)
+    def read_versioned(self, url: str, start: int, stop: int) -> tuple[bytes, Version]:
+        data, version = super().read_versioned(url, start, stop)
         with self._counting:
             self.ranges.append((Path(url).name, start, stop))
-            if self._num_damaged:
-                self._num_damaged -= 1
-                return data[:-1] + bytes([data[-1] ^ 1])
-        return data
+            if self.num_damaged:
+                self.num_damaged -= 1
+                return data[:-1] + bytes([data[-1] ^ 1]), version
+        return data, version
+
+    def twin(self) -> "CountingStorage":
+        return self  # so that its counts are seen
 
     def read(self, url: str) -> bytes:
         self.reads.append(Path(url).name)
         return super().read(url)
+
+
+def augmented(
+    image: np.ndarray, size_px: int, seed: int, position: int, min_area: float, flip: bool
+) -> torch.Tensor:
+    """What training makes of a whole image at a position."""
+    [draws] = draw(seed, np.array([position]))
+    height, width, _ = image.shape
+    crop = training_crop(height, width, draws, min_area)
+    is_flipped = flip and draws.is_flipped
+    return training_image(image, (height, width), crop, size_px, flip=is_flipped)
 
 
 def stream_config(*manifests: str, **changes: Any) -> RunConfig:

@@ -1,6 +1,7 @@
 """Crops, resizing, flips, mixup and depth masks: the official distributions, and pure functions."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,15 +9,20 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mixer_dist.data import augment
 from mixer_dist.data.augment import (
+    Crop,
     depth_masks,
+    draw,
     inception_crop,
-    is_flipped,
     mixup_lambda,
+    reduction_for,
     resized,
     resized_as_evaluated,
     training_image,
 )
+from mixer_dist.data.randomness import Purpose, uniforms
+from tests.data.handmade import augmented
 
 the_same_cases = settings(derandomize=True, database=None, deadline=None, max_examples=50)
 
@@ -32,7 +38,13 @@ def picture(height: int, width: int) -> np.ndarray:
 
 def crops(height: int, width: int, num_draws: int, min_area: float = 0.05) -> np.ndarray:
     """(n, 4) of top, left, height, width at as many positions."""
-    return np.array([inception_crop(height, width, 0, p, min_area) for p in range(num_draws)])
+    drawn = draw(0, np.arange(num_draws))
+    return np.array([inception_crop(height, width, draws, min_area) for draws in drawn])
+
+
+def crop_at(height: int, width: int, seed: int, position: int, min_area: float) -> Crop:
+    [draws] = draw(seed, np.array([position]))
+    return inception_crop(height, width, draws, min_area)
 
 
 # TensorFlow 2.21's sampler gives 0.342 and 0.296 over 40,000 crops and more; to draw the area
@@ -70,14 +82,14 @@ def test_crops_lie_anywhere_in_the_image():
 @example(3000, 1, 0, 0.9)
 @example(2, 3, 5, 0.999)
 def test_every_crop_lies_inside_its_image(height, width, position, min_area):
-    top, left, tall, wide = inception_crop(height, width, 0, position, min_area)
+    top, left, tall, wide = crop_at(height, width, 0, position, min_area)
     assert 0 <= top <= top + tall <= height and tall > 0
     assert 0 <= left <= left + wide <= width and wide > 0
     assert tall * wide >= min_area * height * width
 
 
 def test_a_crop_that_fits_nowhere_is_the_whole_image():
-    assert inception_crop(1, 3000, 0, 0, 0.05) == (0, 0, 1, 3000)
+    assert crop_at(1, 3000, 0, 0, 0.05) == (0, 0, 1, 3000)
 
 
 # The first 16 hex digits of the SHA-256 of what tf.image.resize(image, (resize, resize),
@@ -152,13 +164,13 @@ def test_training_resize_takes_every_pixel_into_account():
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 900), (700, 2), (33, 32), (32, 32)])
 def test_any_image_becomes_a_training_image(height, width):
-    image = training_image(picture(height, width), 32, 0, 3, min_crop_area=0.05, flip=True)
+    image = augmented(picture(height, width), 32, 0, 3, 0.05, flip=True)
     assert image.shape == (3, 32, 32) and image.dtype == torch.uint8
 
 
 def test_training_images_are_a_function_of_seed_and_position():
     def at(seed: int, position: int) -> bytes:
-        made = training_image(picture(60, 80), 32, seed, position, min_crop_area=0.05, flip=True)
+        made = augmented(picture(60, 80), 32, seed, position, 0.05, flip=True)
         return made.contiguous().numpy().tobytes()
 
     assert at(1, 10**12) == at(1, 10**12)
@@ -168,26 +180,60 @@ def test_training_images_are_a_function_of_seed_and_position():
 def test_a_training_image_is_the_crop_resized_then_flipped():
     image = picture(60, 80)
     for position in range(20):
-        top, left, tall, wide = inception_crop(60, 80, 5, position, 0.3)
+        top, left, tall, wide = crop_at(60, 80, 5, position, 0.3)
         expected = resized(image[top : top + tall, left : left + wide], 24)
-        if is_flipped(5, position):
+        if draw(5, np.array([position]))[0].is_flipped:
             expected = expected.flip(2)
-        found = training_image(image, 24, 5, position, min_crop_area=0.3, flip=True)
+        found = augmented(image, 24, 5, position, 0.3, flip=True)
         assert torch.equal(found, expected)
 
 
 def test_without_cropping_and_flipping_the_image_stays():
     image = picture(32, 32)
     for position in range(10):
-        same = training_image(image, 32, 0, position, min_crop_area=1.0, flip=False)
+        same = augmented(image, 32, 0, position, 1.0, flip=False)
         assert (same.permute(1, 2, 0).numpy() == image).all()
 
 
+def test_the_draws_of_many_positions_are_those_of_each():
+    positions = np.array([3, 10**12, 0, 7])
+    assert draw(5, positions) == [draw(5, positions[n : n + 1])[0] for n in range(4)]
+
+
+def test_a_crop_after_many_attempts_needs_no_more_luck_than_one_drawn_at_once():
+    """Beyond the draws made for a whole batch, further ones continue the same sequence."""
+    [draws] = draw(0, np.array([11]))
+    longer = replace(draws, crop=uniforms(0, [11], Purpose.CROP, 400)[0].tolist())
+    with pytest.MonkeyPatch.context() as patch:
+        found = inception_crop(40, 400, draws, 0.62)
+        patch.setattr(augment, "FIRST_ATTEMPTS", 100)
+        assert inception_crop(40, 400, longer, 0.62) == found
+
+
+def test_large_photos_are_decoded_small_where_twice_the_pixels_are_left():
+    crops = [(223, 999), (895, 896), (896, 896), (1792, 2000), (3584, 3584), (9000, 9000)]
+    assert [reduction_for(Crop(0, 0, *c), 224) for c in crops] == [1, 1, 2, 4, 8, 8]
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_a_crop_of_a_reduced_image_shows_the_same_part(times):
+    """A smooth picture, so that only a shift or another part would show."""
+    rows, columns = np.mgrid[:960, :1280]
+    image = np.stack([rows / 960, columns / 1280, (rows + columns) / 2240], -1) * 255
+    small = image.reshape(960 // times, times, 1280 // times, times, 3).mean((1, 3))
+    crop = Crop(101, 203, 700, 651)
+    whole, reduced = (
+        training_image(each.round().astype(np.uint8), (960, 1280), crop, 80, flip=False)
+        for each in (image, small)
+    )
+    assert (whole.int() - reduced.int()).abs().max() <= 2
+
+
 def test_every_second_image_is_flipped_without_a_pattern():
-    flipped = np.array([is_flipped(0, position) for position in range(10_000)])
+    flipped = np.array([draws.is_flipped for draws in draw(0, np.arange(10_000))])
     assert flipped.mean() == pytest.approx(0.5, abs=0.02)
     assert (flipped[1:] == flipped[:-1]).mean() == pytest.approx(0.5, abs=0.02)
-    assert (flipped[:500] != [is_flipped(1, p) for p in range(500)]).mean() > 0.4
+    assert (flipped[:500] != [each.is_flipped for each in draw(1, np.arange(500))]).mean() > 0.4
 
 
 # The mean of max(a, 1 - a) for a from Beta(p, p).

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from mixer_dist.data.batch import BadSample
-from mixer_dist.data.order import sample_digest
-from mixer_dist.data.stream import sample_order
+from mixer_dist.data.order import batch_digest, sample_hashes
+from mixer_dist.data.run_data import sample_order
 from mixer_dist.errors import DataError
 from tests.data.handmade import (
     PLACES,
@@ -36,11 +36,12 @@ def check_replaced(folder: Path, manifest: str, number: int, by: int, key: str, 
     assert torch.cat([batch.images for batch in batches])[:, 0, 0, 0].tolist() == used
     [bad] = [bad for batch in batches for bad in batch.bad_samples]
     shard = str(folder / f"shard-{PLACES[number][0]:06d}.tar")
-    assert bad == BadSample(position, shard, key, reason, PLACES[number][1], PLACES[by][1])
+    index = PLACES[number][1]
+    assert bad == BadSample(position, number, shard, index, key, reason, replaced_by=by)
     crcs = [np.fromfile(folder / f"shard-{s:06d}.idx", INDEX_ROW)["f2"] for s in range(3)]
     columns = np.array([(*PLACES[n], crcs[PLACES[n][0]][PLACES[n][1]]) for n in used]).T
     total = sum(batch.digest for batch in batches) % 2**64
-    assert total == sample_digest(np.arange(12), *columns)
+    assert total == batch_digest(sample_hashes(np.arange(12), *columns))
 
 
 @pytest.mark.parametrize(("number", "by"), [(0, 1), (2, 3), (3, 0), (6, 7), (7, 4), (11, 8)])
@@ -49,7 +50,8 @@ def test_a_flipped_byte_is_replaced_by_the_next_sample_of_its_chunk(tmp_path, nu
     shard, index = PLACES[number]
     begins = np.fromfile(tmp_path / f"shard-{shard:06d}.idx", INDEX_ROW)["f0"]
     flip_byte(tmp_path / f"shard-{shard:06d}.tar", int(begins[index]) + 600)
-    check_replaced(tmp_path, manifest, number, by, "", "CRC wrong in 3 reads")
+    reason = "its CRC is wrong, however often it is read"
+    check_replaced(tmp_path, manifest, number, by, f"s{number:03}", reason)
 
 
 @pytest.mark.parametrize(
@@ -89,14 +91,21 @@ def test_a_whole_chunk_of_damage_falls_to_the_samples_after_it(tmp_path):
     text = {"jpg": b"text", "cls": b"1"}
     manifest = twelve(tmp_path, {8: text, 9: text, 10: text, 11: text})
     bad = [bad for batch in batches_of(stream_config(manifest), 2) for bad in batch.bad_samples]
-    assert {record.shard.rsplit("/", 1)[1] for record in bad} == {"shard-000002.tar"}
+    assert sorted(record.sample for record in bad) == [8, 9, 10, 11]
     assert {record.replaced_by for record in bad} == {0}
+
+
+def test_a_damaged_stand_in_is_recorded_at_its_own_position_only(tmp_path):
+    text = {"jpg": b"text", "cls": b"1"}
+    manifest = twelve(tmp_path, {5: text, 6: text})
+    bad = [bad for batch in batches_of(stream_config(manifest), 2) for bad in batch.bad_samples]
+    assert sorted((record.sample, record.replaced_by) for record in bad) == [(5, 7), (6, 7)]
 
 
 def test_nothing_but_damage_stops_the_run(tmp_path):
     text = {"jpg": b"text", "cls": b"1"}
     manifest = twelve(tmp_path, dict.fromkeys(range(12), text))
-    with pytest.raises(DataError, match=r"12 samples in a row are damaged, .*shard-00000\d\.tar"):
+    with pytest.raises(DataError, match=r"no good sample to stand in .*shard-00000\d\.tar"):
         batches_of(stream_config(manifest), 2)
 
 

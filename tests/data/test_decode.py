@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mixer_dist.data.decode import decode_image, image_type
+from mixer_dist.data.decode import EncodedImage, decode_image, image_type
 
 
 def picture() -> np.ndarray:
@@ -83,7 +83,7 @@ FRAME = JPEG.index(b"\xff\xc0") + 5
         (JPEG[:-60], "truncated"),
         (JPEG[:300], "."),
         (b"\xff\xd8\xff", "damaged header"),
-        (JPEG[:FRAME] + b"\xff\xdc\xff\xdc" + JPEG[FRAME + 4 :], "exceeds limit"),
+        (JPEG[:FRAME] + b"\xff\xdc\xff\xdc" + JPEG[FRAME + 4 :], "pixels are too many"),
         (PNG[:-30], "."),
         (PNG[:40], "."),
         (PNG[:60] + b"\0\0\0\0" + PNG[64:], "."),
@@ -94,3 +94,57 @@ def test_damage_is_refused_with_a_reason_on_one_line(data, reason):
     with pytest.raises(ValueError, match=reason) as caught:
         decode_image(data)
     assert "\n" not in str(caught.value)
+
+
+def oriented(orientation: int, kind: str) -> bytes:
+    """A picture of 48 x 32 whose quarters differ, stored as a camera would that was turned."""
+    quarters = np.array([[0, 80], [160, 240]], np.uint8).repeat(16, 0).repeat(24, 1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    picture = Image.fromarray(np.repeat(quarters[:, :, None], 3, 2))
+    options = {} if kind == "PNG" else {"quality": 95}
+    picture.save(buffer, kind, exif=exif, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_come_out_upright(kind, orientation):
+    """As every viewer shows them, by the EXIF standard's eight orientations."""
+    data = oriented(orientation, kind)
+    corners = {  # upper left, upper right, lower left, lower right
+        1: (0, 80, 160, 240), 2: (80, 0, 240, 160), 3: (240, 160, 80, 0), 4: (160, 240, 0, 80),
+        5: (0, 160, 80, 240), 6: (160, 0, 240, 80), 7: (240, 80, 160, 0), 8: (80, 240, 0, 160),
+    }[orientation]  # fmt: skip
+    pixels = decode_image(data)
+    assert pixels.shape == ((48, 32, 3) if orientation > 4 else (32, 48, 3))
+    assert EncodedImage(data).size == pixels.shape[:2]
+    found = pixels[[2, 2, -3, -3], [2, -3, 2, -3], 0]
+    assert np.abs(found.astype(int) - corners).max() <= 6
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_a_jpeg_may_be_decoded_smaller(orientation, reduction):
+    data = oriented(orientation, "JPEG")
+    whole, small = decode_image(data), EncodedImage(data).decode(reduction)
+    assert small.shape[:2] == tuple(-(-side // reduction) for side in whole.shape[:2])
+    away_from_edges = small[[0, 0, -1, -1], [0, -1, 0, -1], 0].astype(int)
+    assert np.abs(away_from_edges - whole[[2, 2, -3, -3], [2, -3, 2, -3], 0]).max() <= 12
+
+
+def test_damaged_exif_leaves_the_image_as_it_is_stored():
+    data = bytearray(oriented(6, "JPEG"))
+    at = max(data.find(b"MM\0*"), data.find(b"II*\0"))
+    data[at + 4 : at + 20] = b"\xff" * 16
+    assert decode_image(bytes(data)).shape == (32, 48, 3)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded():
+    """A small file that would fill gigabytes."""
+    buffer = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    assert len(buffer.getvalue()) < 100_000
+    with pytest.raises(ValueError, match="limit"):
+        decode_image(buffer.getvalue())

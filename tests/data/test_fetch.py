@@ -13,7 +13,7 @@ import pytest
 from mixer_dist.data import fetch
 from mixer_dist.data.fetch import ChunkReader
 from mixer_dist.data.manifest import Dataset, load_dataset
-from mixer_dist.data.members import BadSampleError, read_members
+from mixer_dist.data.members import read_members
 from mixer_dist.errors import DataError
 from mixer_dist.storage import Storage
 from tests.data.handmade import (
@@ -30,8 +30,8 @@ def make_reader():
     """Makes readers and ends their threads."""
     readers = []
 
-    def make(storage, dataset, chunk_samples, num_chunks=8):
-        readers.append(ChunkReader(storage, dataset, chunk_samples, num_chunks))
+    def make(storage, dataset, chunk_samples, capacity_bytes=10**8):
+        readers.append(ChunkReader(storage, dataset, chunk_samples, capacity_bytes))
         return readers[-1]
 
     yield make
@@ -57,7 +57,7 @@ def test_every_sample_has_the_bytes_that_tarfile_reads(digits, make_reader, chun
     reader = make_reader(Storage(), dataset_at(folder / "manifest.json"), chunk_samples)
     expected = files_of(folder)
     assert len(expected) == 296
-    assert [read_members(reader.span(n).data) for n in range(296)] == expected
+    assert [read_members(reader.take(n).data) for n in range(296)] == expected
 
 
 def test_a_bucket_gives_the_same_as_a_disk(digits, digits_s3, s3, make_reader):
@@ -66,12 +66,12 @@ def test_a_bucket_gives_the_same_as_a_disk(digits, digits_s3, s3, make_reader):
     dataset = load_dataset(storage, [(f"{digits_s3}/test/manifest.json", 1)])
     there = make_reader(storage, dataset, 50)
     for sample in range(0, 296, 7):
-        assert there.span(sample) == here.span(sample)
+        assert there.take(sample) == here.take(sample)
 
 
 def test_a_span_names_its_shard_and_index(small, make_reader):
     reader = make_reader(Storage(), small, 5)
-    spans = [reader.span(n) for n in range(12)]
+    spans = [reader.take(n) for n in range(12)]
     places = [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (2, 0), (2, 1), (2, 2)]
     places += [(3, 0), (3, 1), (3, 2), (3, 3)]
     assert [(span.shard, span.index) for span in spans] == places
@@ -84,7 +84,7 @@ def test_a_chunk_is_one_read_and_one_more_for_each_shard_border(small, make_read
     storage = CountingStorage()
     reader = make_reader(storage, small, 4)
     for sample in range(12):
-        reader.span(sample)
+        reader.take(sample)
     names = [name for name, _, _ in storage.ranges]
     assert names == [f"shard-00000{shard}.tar" for shard in (0, 0, 2, 3)]
     assert reader.num_requests == 4
@@ -92,33 +92,57 @@ def test_a_chunk_is_one_read_and_one_more_for_each_shard_border(small, make_read
 
 def test_threads_and_prefetching_share_each_read(digits, make_reader):
     storage = CountingStorage()
-    reader = make_reader(storage, dataset_at(digits / "test" / "manifest.json"), 37, 8)
+    reader = make_reader(storage, dataset_at(digits / "test" / "manifest.json"), 37)
     for sample in range(0, 296, 37):
         reader.prefetch(sample)
-    samples = np.random.default_rng(0).permutation(np.repeat(np.arange(296), 4)).tolist()
+    samples = np.random.default_rng(0).permutation(296).tolist()
     with ThreadPoolExecutor(8) as pool:
-        spans = list(pool.map(reader.span, samples))
+        spans = list(pool.map(reader.take, samples))
     keys = [sample["__key__"] for sample in files_of(digits / "test")]
     assert [read_members(span.data)["__key__"] for span in spans] == [keys[n] for n in samples]
     assert len(storage.ranges) == 8  # one a chunk, since the shards' border is a chunk's
     assert sorted(storage.reads) == ["shard-000000.idx", "shard-000001.idx"]
 
 
-def test_only_so_many_chunks_stay_in_memory(small, make_reader):
+def test_only_so_many_bytes_stay_in_memory(small, make_reader):
+    """The chunk that was asked for longest ago goes first."""
+    span_bytes = len(make_reader(Storage(), small, 3).take(0).data)
     storage = CountingStorage()
-    reader = make_reader(storage, small, 3, num_chunks=2)
-    for sample in (0, 3, 0, 3, 6, 3, 6, 0):
-        reader.span(sample)
-    assert len(storage.ranges) == 2 + 2 + 1 + 1  # chunks 0; 1 over a border; 2; and 0 once more
+    reader = make_reader(storage, small, 3, capacity_bytes=5 * span_bytes)
+    for sample in (0, 3, 1, 6, 2, 4):  # of chunks 0, 1, 0, 2, 0, 1
+        reader.take(sample)
+    names = [name for name, _, _ in storage.ranges]
+    chunk_0, chunk_1 = ["shard-000000.tar"], ["shard-000000.tar", "shard-000002.tar"]
+    chunk_2 = ["shard-000002.tar", "shard-000003.tar"]
+    assert names == chunk_0 + chunk_1 + chunk_2 + chunk_1
+
+
+def test_a_sample_may_be_taken_twice(small, make_reader):
+    storage = CountingStorage()
+    reader = make_reader(storage, small, 4)
+    found = [reader.take(sample) for sample in (1, 2, 1, 2, 0, 3)]
+    assert found[:2] == found[2:4]
+    assert len(storage.ranges) == 2  # the second serves all that is left
+
+
+def test_what_is_taken_leaves_room(small, make_reader):
+    span_bytes = len(make_reader(Storage(), small, 2).take(0).data)
+    storage = CountingStorage()
+    reader = make_reader(storage, small, 2, capacity_bytes=3 * span_bytes)
+    for sample in (0, 2, 1, 4, 3, 5):  # half of each chunk is taken before the next comes
+        reader.take(sample)
+    assert len(storage.ranges) == 4  # the third chunk lies in two shards
 
 
 def test_samples_at_hand_ask_for_no_index_again(small, make_reader, monkeypatch):
     """With more shards in turn than indexes are kept, each sample would fetch its index anew."""
-    monkeypatch.setattr(fetch, "NUM_INDEXES", 1)
+    monkeypatch.setattr(fetch, "INDEX_BYTES", 1)
     storage = CountingStorage()
     reader = make_reader(storage, small, 1)
-    for sample in (0, 5, 8) * 10:
-        reader.span(sample)
+    for sample in (0, 5, 8):
+        reader.prefetch(sample)
+    for sample in (0, 5, 8):
+        reader.take(sample)
     assert len(storage.reads) == 3
 
 
@@ -137,7 +161,7 @@ def test_neighbours_are_the_rest_of_the_chunk_and_then_those_behind_it(small, ma
 def test_damage_on_the_way_is_read_again(small, make_reader):
     storage = CountingStorage(num_damaged=2)
     reader = make_reader(storage, small, 4)
-    assert read_members(reader.span(3).data)["__key__"] == "s003"
+    assert read_members(reader.take(3).data)["__key__"] == "s003"
     assert len(storage.ranges) == 3
 
 
@@ -146,11 +170,10 @@ def test_lasting_damage_is_told_after_three_reads(small, make_reader, tmp_path):
     flip_byte(tmp_path / "shard-000002.tar", first_of_two + 700)
     storage = CountingStorage()
     reader = make_reader(storage, small, 4)
-    with pytest.raises(BadSampleError, match="CRC wrong in 3 reads"):
-        reader.span(6)
+    assert not reader.take(6).is_right
     assert len(storage.ranges) == 2 + 2  # its chunk, in two shards, and twice the sample alone
-    assert read_members(reader.span(5).data)["__key__"] == "s005"
-    assert read_members(reader.span(7).data)["__key__"] == "s007"
+    assert read_members(reader.take(5).data)["__key__"] == "s005"
+    assert read_members(reader.take(7).data)["__key__"] == "s007"
 
 
 def rewritten_manifest(folder: Path, **changes: object) -> Dataset:
@@ -171,7 +194,7 @@ def test_a_crc_of_zero_means_unchecked(small, make_reader, tmp_path):
     sha256 = hashlib.sha256(rows.tobytes()).hexdigest()
     dataset = rewritten_manifest(tmp_path, index_sha256=sha256)
     flip_byte(tmp_path / "shard-000003.tar", 600)
-    span = make_reader(Storage(), dataset, 4).span(8)
+    span = make_reader(Storage(), dataset, 4).take(8)
     assert span.crc32 == 0 and read_members(span.data)["__key__"] == "s008"
 
 
@@ -205,15 +228,15 @@ def test_a_shard_that_is_not_the_manifests_stops_the_run(
     good = {path: path.read_bytes() for path in tmp_path.iterdir()}
     damage(tmp_path)
     reader = make_reader(Storage(), small, 4)
-    assert read_members(reader.span(0).data)["__key__"] == "s000"
+    assert read_members(reader.take(0).data)["__key__"] == "s000"
     reader.prefetch(11)  # in the background nobody hears of it
     for _ in range(2):
         with pytest.raises(DataError, match=message) as caught:
-            reader.span(11)
+            reader.take(11)
         assert "shard-000003" in str(caught.value) and "\n" not in str(caught.value)
     for path, content in good.items():
         path.write_bytes(content)
-    assert read_members(reader.span(11).data)["__key__"] == "s011"  # no failure is kept
+    assert read_members(reader.take(11).data)["__key__"] == "s011"  # no failure is kept
 
 
 def test_an_index_with_other_rows_than_the_manifest_says_stops_the_run(
@@ -225,15 +248,15 @@ def test_an_index_with_other_rows_than_the_manifest_says_stops_the_run(
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     reader = make_reader(Storage(), dataset_at(tmp_path / "manifest.json"), 4)
     with pytest.raises(DataError, match="expected 5 rows, found 4"):
-        reader.span(11)
+        reader.take(11)
 
 
 def test_a_shard_that_vanishes_during_the_run_stops_it(small, make_reader, tmp_path):
     reader = make_reader(Storage(), small, 2)
-    reader.span(8)
+    reader.take(8)
     (tmp_path / "shard-000003.tar").unlink()
-    with pytest.raises(DataError, match="a shard has vanished"):
-        reader.span(11)
+    with pytest.raises(DataError, match="a shard is missing"):
+        reader.take(11)
 
 
 def test_closing_ends_the_reading_threads(small):

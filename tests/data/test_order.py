@@ -12,11 +12,12 @@ from mixer_dist.data.order import (
     OrderShape,
     SampleOrder,
     Window,
+    batch_digest,
     batch_positions,
     default_shape,
     largest_slice,
     rank_slice,
-    sample_digest,
+    sample_hashes,
 )
 
 the_same_cases = settings(derandomize=True, database=None, deadline=None, max_examples=50)
@@ -261,7 +262,8 @@ def plain_digest(rows: list[tuple[int, ...]]) -> int:
 
 
 def digest(rows: list[tuple[int, ...]]) -> int:
-    return sample_digest(*(np.array(column) for column in zip(*rows, strict=True)))
+    columns = (np.array(column) for column in zip(*rows, strict=True))
+    return batch_digest(sample_hashes(*columns))
 
 
 READ = [(10**12, 116_999, 2563, 2**32 - 1), (5, 3, 0, 12345)]

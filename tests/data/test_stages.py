@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mixer_dist.errors import ConfigError, DataError
-from mixer_dist.storage import Storage
+from mixer_dist.storage import Storage, Version
 from tests.data.handmade import batches_of, open_stream, stream_config, twelve
 
 Samples = Iterable[dict[str, Any]]
@@ -70,9 +70,9 @@ def test_a_stage_that_is_not_there_is_refused(tmp_path, name):
 class SlowStorage(Storage):
     """Takes a moment for each read, so that closing finds reads under way."""
 
-    def read_range(self, url: str, start: int, stop: int) -> bytes:
+    def read_versioned(self, url: str, start: int, stop: int) -> tuple[bytes, Version]:
         time.sleep(0.002)
-        return super().read_range(url, start, stop)
+        return super().read_versioned(url, start, stop)
 
 
 @pytest.mark.timeout(120)

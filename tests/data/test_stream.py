@@ -14,14 +14,17 @@ import torch
 from PIL import Image
 
 from mixer_dist.config import RunConfig
-from mixer_dist.data.augment import depth_masks, mixup_lambda, training_image
+from mixer_dist.data.augment import depth_masks, draw, mixup_lambda
 from mixer_dist.data.batch import Batch
-from mixer_dist.data.order import SampleOrder, Window, batch_positions, sample_digest
-from mixer_dist.data.stream import Cursor, micro_batch_shape, resolve_order, sample_order
+from mixer_dist.data.order import SampleOrder, Window, batch_digest, batch_positions, sample_hashes
+from mixer_dist.data.randaugment import randaugment
+from mixer_dist.data.run_data import resolve_order, sample_order
+from mixer_dist.data.stream import Cursor, micro_batch_shape
 from mixer_dist.errors import ConfigError
 from tests.data.handmade import (
     DEPTH_RATES,
     CountingStorage,
+    augmented,
     batches_of,
     dataset_of,
     files_of,
@@ -99,7 +102,7 @@ class Plain:
         chosen = [self.samples[self.begins[shard] + index] for _, shard, index in located]
         decoded = [np.array(Image.open(io.BytesIO(s["png"])).convert("RGB")) for s in chosen]
         images = [
-            training_image(image, SIZE_PX, self.seed, position, min_crop_area=0.05, flip=True)
+            augmented(image, SIZE_PX, self.seed, position, 0.05, flip=True)
             for image, position in zip(decoded, positions.tolist(), strict=True)
         ]
         crcs = np.array([self.crcs[shard][index] for _, shard, index in located])
@@ -109,7 +112,7 @@ class Plain:
             positions=positions.tolist(),
             masks=depth_masks(self.seed, positions, np.array(DEPTH_RATES)),
             keys=[sample["__key__"] for sample in chosen],
-            digest=sample_digest(positions, located[:, 1], located[:, 2], crcs),
+            digest=batch_digest(sample_hashes(positions, located[:, 1], located[:, 2], crcs)),
             mixup=mixup_lambda(self.seed, step, 0.5),
             step=step,
             next_position=int(positions[-1]) + 1,
@@ -295,3 +298,19 @@ def test_accumulation_follows_from_the_largest_slice(
 def test_more_ranks_than_pairs_are_refused(digits_run):
     with pytest.raises(ConfigError, match="at most 11 ranks"):
         micro_batch_shape(digits_run(), 12)
+
+
+def test_randaugment_is_applied_after_the_other_changes(digits_run):
+    """To each image by its own position, whoever reads it."""
+    layers = {"layers": 2, "magnitude": 15}
+    plain, changed = (
+        batches_of(digits_run(augment__randaugment=each), 2) for each in (None, layers)
+    )
+    for before, after in zip(plain, changed, strict=True):
+        drawn = draw(5, before.positions[:BATCH].numpy(), num_layers=2)
+        expected = [
+            randaugment(image, 15, draws.operations)
+            for image, draws in zip(before.images, drawn, strict=False)
+        ]
+        assert torch.equal(after.images[:BATCH], torch.stack(expected))
+        assert not torch.equal(after.images, before.images)

@@ -1,0 +1,50 @@
+"""The command line: `mixer-dist VERB …`. An error is one line on stderr and an exit code.
+
+Verbs import what they need when they run, so that --help answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mixer_dist import __version__
+from mixer_dist.cli.arguments import EXIT_CODES, Parser
+from mixer_dist.cli.checkpoints import add_checkpoint
+from mixer_dist.cli.data import add_data
+from mixer_dist.cli.runs import add_run_verbs
+from mixer_dist.errors import MixerError, PeerError
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb and return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.verb(arguments)
+        return 0
+    except PeerError as error:
+        return error.exit_code
+    except MixerError as error:
+        print(f"mixer-dist: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("mixer-dist: interrupted; the same command goes on from the last checkpoint",
+              file=sys.stderr)  # fmt: skip
+        return INTERRUPTED
+
+
+def build_parser() -> Parser:
+    """All verbs and their options."""
+    parser = Parser(
+        prog="mixer-dist",
+        description="Distributed pretraining of MLP-Mixer: exact, elastic, resumable.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mixer-dist {__version__}")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    add_run_verbs(verbs)
+    add_checkpoint(verbs)
+    add_data(verbs)
+    return parser

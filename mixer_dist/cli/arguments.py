@@ -1,0 +1,62 @@
+"""What all verbs share: how they are declared, and the configuration they are given."""
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from mixer_dist.config import RunConfig
+
+EXIT_CODES = """\
+exit codes:
+  0 done    1 failed while running    2 refused before any work    130 interrupted
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; try '{self.prog} --help'\n")
+
+
+def add_verb(
+    verbs: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str, example: str
+) -> argparse.ArgumentParser:
+    """Declare a verb that `run` carries out; its parser, for further options."""
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(verb=run)
+    return parser
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Declare CONFIG, its overrides and --print-config."""
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as those in configs/")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key.path=value", help="settings that replace the file's"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the whole configuration and stop"
+    )
+
+
+def config_of(arguments: argparse.Namespace) -> "RunConfig":
+    """The configuration that was given; ConfigError."""
+    from mixer_dist.config import load_config
+
+    return load_config(arguments.config, arguments.overrides)
+
+
+def is_printed(arguments: argparse.Namespace, config: "RunConfig") -> bool:
+    """Whether --print-config was asked for, and done."""
+    if arguments.print_config:
+        from mixer_dist.sections import dump_config
+
+        print(dump_config(config), end="")
+    return bool(arguments.print_config)

@@ -1,0 +1,78 @@
+"""Actions on checkpoints: list, verify, export, import."""
+
+import argparse
+import json
+from typing import Any
+
+from mixer_dist.cli.arguments import add_verb
+
+
+def add_checkpoint(verbs: Any) -> None:
+    """The verb `checkpoint` and its actions."""
+    parser = verbs.add_parser(
+        "checkpoint",
+        help="list, verify, export and import checkpoints",
+        description="List, verify, export and import checkpoints.",
+    )
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
+    ls = add_verb(
+        actions, "ls", _checkpoint_ls, "the checkpoints of a run, newest first",
+        "mixer-dist checkpoint ls runs/quickstart",
+    )  # fmt: skip
+    ls.add_argument("run_dir", metavar="RUN_DIR")
+    ls.add_argument("--json", action="store_true", help="print the result as JSON")
+    verify = add_verb(
+        actions, "verify", _checkpoint_verify, "hash every byte of a checkpoint",
+        "mixer-dist checkpoint verify runs/quickstart/checkpoints/step-00000100",
+    )  # fmt: skip
+    verify.add_argument("checkpoint", metavar="CHECKPOINT")
+    verify.add_argument("--json", action="store_true", help="print the result as JSON")
+    export = add_verb(
+        actions, "export", _checkpoint_export,
+        "weights to one file: the official .npz, or .safetensors in our names",
+        "mixer-dist checkpoint export runs/quickstart/checkpoints/step-00000100 mixer.npz",
+    )  # fmt: skip
+    export.add_argument("checkpoint", metavar="CHECKPOINT")
+    export.add_argument("file", metavar="FILE")
+    import_ = add_verb(
+        actions, "import", _checkpoint_import, "a checkpoint from a .npz or .safetensors file",
+        "mixer-dist checkpoint import Mixer-B_16.npz runs/official/checkpoints/step-00000000",
+    )  # fmt: skip
+    import_.add_argument("file", metavar="FILE")
+    import_.add_argument("checkpoint", metavar="CHECKPOINT")
+
+
+def _checkpoint_ls(arguments: argparse.Namespace) -> None:
+    from mixer_dist.checkpoint.listing import list_lines, list_rows
+
+    rows = list_rows(arguments.run_dir)
+    print(json.dumps(rows) if arguments.json else "\n".join(list_lines(rows)))
+
+
+def _checkpoint_verify(arguments: argparse.Namespace) -> None:
+    from mixer_dist.checkpoint.restore import verified
+    from mixer_dist.storage import Storage
+
+    manifest = verified(Storage(), arguments.checkpoint).manifest
+    num_bytes = sum(entry.num_bytes for entry in manifest.files)
+    result = {"step": manifest.step, "num_files": len(manifest.files), "num_bytes": num_bytes}
+    line = f"{arguments.checkpoint}: {len(manifest.files)} files, {num_bytes:,} bytes, all right"
+    print(json.dumps(result) if arguments.json else line)
+
+
+def _checkpoint_export(arguments: argparse.Namespace) -> None:
+    from mixer_dist.checkpoint.convert import export_weights
+    from mixer_dist.checkpoint.restore import verified
+    from mixer_dist.storage import Storage
+
+    storage = Storage()
+    export_weights(storage, verified(storage, arguments.checkpoint), arguments.file)
+    print(f"wrote {arguments.file}")
+
+
+def _checkpoint_import(arguments: argparse.Namespace) -> None:
+    from mixer_dist.checkpoint.convert import import_weights
+    from mixer_dist.storage import Storage
+
+    manifest = import_weights(Storage(), arguments.file, arguments.checkpoint)
+    print(f"wrote {arguments.checkpoint}: {len(manifest.parameters)} parameters")

@@ -1,0 +1,108 @@
+"""Verbs that act on a run: pretrain, evaluate, report."""
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import Any
+
+from mixer_dist.cli.arguments import add_config, add_verb, config_of, is_printed
+from mixer_dist.errors import RefusedError
+
+
+def add_run_verbs(verbs: Any) -> None:
+    """pretrain, evaluate, report."""
+    _add_pretrain(verbs)
+    _add_evaluate(verbs)
+    _add_report(verbs)
+
+
+def _add_pretrain(verbs: Any) -> None:
+    parser = add_verb(
+        verbs, "pretrain", _pretrain, "train, or go on training, under srun, torchrun or alone",
+        "mixer-dist pretrain configs/quickstart.yaml engine.name=ddp",
+    )  # fmt: skip
+    add_config(parser)
+    parser.add_argument("--dry-run", action="store_true", help="say what the run comes to and stop")
+    parser.add_argument("--world-size", type=int, metavar="N", help="ranks that --dry-run assumes")
+
+
+def _add_evaluate(verbs: Any) -> None:
+    parser = add_verb(
+        verbs, "evaluate", _evaluate, "one evaluation task on one checkpoint",
+        "mixer-dist evaluate configs/quickstart.yaml --task digits --checkpoint untrained",
+    )  # fmt: skip
+    add_config(parser)
+    parser.add_argument("--task", metavar="NAME", help="a name in the config's evals: list")
+    parser.add_argument(
+        "--checkpoint", metavar="URL", help="or 'untrained'; by default the newest of the run"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
+    parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
+
+
+def _add_report(verbs: Any) -> None:
+    parser = add_verb(
+        verbs, "report", _report, "curves and evaluations of a run as HTML and PNG",
+        "mixer-dist report runs/quickstart",
+    )  # fmt: skip
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="a run's directory or URL")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    config = config_of(arguments)
+    if is_printed(arguments, config):
+        return
+    from mixer_dist import distributed
+    from mixer_dist.logs import start_logging
+    from mixer_dist.train.build import check_engine
+    from mixer_dist.train.description import describe
+    from mixer_dist.train.pretrain import pretrain
+
+    if arguments.dry_run:
+        world_size = arguments.world_size or distributed.world_size()
+        check_engine(config, world_size)
+        print("\n".join(describe(config, world_size)))
+        return
+    start_logging()
+    pretrain(config)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    config = config_of(arguments)
+    if is_printed(arguments, config):
+        return
+    if arguments.task is None:
+        known = ", ".join(task.name for task in config.evals) or "none"
+        raise RefusedError(f"evaluate needs --task NAME; tasks of this config: {known}")
+    from mixer_dist import distributed
+    from mixer_dist.eval.evaluate import describe_task, evaluate
+    from mixer_dist.logs import start_logging
+
+    if arguments.dry_run:
+        print(describe_task(config, arguments.task, arguments.checkpoint))
+        return
+    start_logging(output_is_data=arguments.json)
+    result = evaluate(config, arguments.task, arguments.checkpoint)
+    if distributed.is_main():
+        print(json.dumps(result) if arguments.json else _accuracy_line(result))
+
+
+def _accuracy_line(result: dict[str, Any]) -> str:
+    spread = ", ".join(f"{accuracy:.2%}" for accuracy in result["per_seed"])
+    return (
+        f"{result['task']}: {result['accuracy']:.2%} top-1, {result['shots']} shots of "
+        f"{result['num_classes']} classes, step {result['step']} ({spread} by seed)"
+    )
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from mixer_dist.eval.report import write_report
+    from mixer_dist.run_dir import RunDir
+    from mixer_dist.storage import Storage
+
+    report = write_report(Storage(), RunDir(arguments.run_dir))
+    if arguments.json:
+        print(json.dumps(asdict(report)))
+        return
+    print(f"wrote {report.page}: {report.num_evaluations} evaluations, step {report.last_step}")

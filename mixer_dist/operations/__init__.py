@@ -1,0 +1,1 @@
+"""What one does to a run beside training it."""

@@ -1,0 +1,81 @@
+"""Sections of plain data with a type for each field: configuration, manifests, records.
+
+What is wrong with one is said all at once, each problem in a line that tells what to do.
+"""
+
+import difflib
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+from pydantic import ConfigDict as PydanticConfig
+
+from mixer_dist.errors import ConfigError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values never change."""
+
+    model_config = PydanticConfig(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def parse(section: type[S], tree: Any, source: str) -> S:
+    """Check a plain tree against a section; ConfigError lists every problem at once."""
+    try:
+        return section.model_validate(tree)
+    except ValidationError as error:
+        problems = [_explain(section, problem) for problem in error.errors()]
+        if len(problems) == 1:
+            raise ConfigError(f"{source}: {problems[0]}") from None
+        lines = [f"{source}: {len(problems)} problems", *problems]
+        raise ConfigError("\n  ".join(lines)) from None
+
+
+def dump_config(config: Section) -> str:
+    """The configuration as YAML that load_config reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _explain(section: type[Section], problem: Any) -> str:
+    where = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {_suggest(section, problem['loc'])}"
+    if problem["type"] == "missing":
+        return f"{where}: required, but not given"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    shown = "" if isinstance(given, dict | Section) else f" (given: {given!r})"
+    return f"{where + ': ' if where else ''}{message}{shown}"
+
+
+def _suggest(section: type[Section], loc: Sequence[str | int]) -> str:
+    parent = section
+    for name in loc[:-1]:
+        parent = _section_at(parent, name)
+    known = list(parent.model_fields)
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+
+
+def _section_at(parent: type[Section], name: str | int) -> type[Section]:
+    """The section that a field holds, itself or in a tuple or mapping; an index stays put."""
+    if not isinstance(name, str) or name not in parent.model_fields:
+        return parent
+    todo = [parent.model_fields[name].annotation]
+    while todo:
+        annotation = todo.pop()
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            return annotation
+        todo += get_args(annotation)
+    return parent
