@@ -73,16 +73,17 @@ class Share:
     num_rows: int
 
 
-def _capacity_bytes(shape: OrderShape, world_size: int, dataset: Dataset) -> int:
+def _capacity_bytes(shape: OrderShape, config: RunConfig, share: Share, dataset: Dataset) -> int:
     """What a rank keeps of shards, so that it reads no chunk twice.
 
-    Of each of its lanes the chunks of a window, and one more, as it may begin inside a chunk.
+    Of each of its lanes two steps, the one at hand and the one read ahead, with the rest of the
+    window and of the chunk in which they end.
     """
-    num_lanes = min(shape.lanes, -(-shape.lanes // world_size) + 1)
-    of_lane = -(-shape.window // shape.chunk_samples) + 1
-    num_chunks = num_lanes * of_lane + SPARE_CHUNKS
-    mean_bytes = dataset.num_bytes / dataset.num_samples
-    return round(num_chunks * shape.chunk_samples * mean_bytes)
+    num_lanes = min(shape.lanes, -(-shape.lanes // share.world_size) + 1)
+    of_step = -(-config.global_batch_size // shape.lanes)
+    of_lane = 2 * of_step + shape.window + shape.chunk_samples
+    num_samples = num_lanes * of_lane + SPARE_CHUNKS * shape.chunk_samples
+    return round(num_samples * dataset.num_bytes / dataset.num_samples)
 
 
 def micro_batch_shape(config: RunConfig, world_size: int) -> tuple[int, int]:
@@ -117,7 +118,7 @@ class TrainStream:
         self._order = sample_order(config, dataset)
         self._images: deque[torch.Tensor] = deque()  # of the batches under way, in their order
         shape = order_shape(config, dataset)
-        capacity_bytes = _capacity_bytes(shape, share.world_size, dataset)
+        capacity_bytes = _capacity_bytes(shape, config, share, dataset)
         self._loader = Loader(
             storage,
             dataset,
