@@ -53,7 +53,9 @@ def orders(draw: st.DrawFn) -> SampleOrder:
 
 runs = st.lists(attempts(), min_size=1, max_size=4)
 windows = st.lists(
-    st.builds(lambda start, size: Window(start, start + size), st.integers(0, 90), st.integers(0, 20)),
+    st.builds(
+        lambda start, size: Window(start, start + size), st.integers(0, 90), st.integers(0, 20)
+    ),
     max_size=3,
 )
 
