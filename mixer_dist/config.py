@@ -235,7 +235,7 @@ class EvaluationConfig(Section):
 class RunConfig(Section):
     """A whole run: with the step number it determines images, pixels and weights."""
 
-    run_dir: Annotated[Url, Field(min_length=1)]
+    run_dir: Url
     """Where the run lives: a directory or an fsspec URL."""
     seed: NonNegativeInt = 0
     total_steps: PositiveInt

@@ -30,7 +30,7 @@ def _without_secret(url: str) -> str:
     return url
 
 
-Url = Annotated[str, AfterValidator(_without_secret)]
+Url = Annotated[str, Field(min_length=1), AfterValidator(_without_secret)]
 """Where something lies; who may read it is said elsewhere."""
 
 
