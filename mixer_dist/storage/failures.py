@@ -2,7 +2,7 @@
 
 import errno
 
-from aiohttp import ClientError, ClientResponseError
+from aiohttp import ClientError, ClientPayloadError, ClientResponseError
 from botocore.exceptions import (
     BotoCoreError,
     ConnectionError,
@@ -47,7 +47,7 @@ def final_error(url: str, error: Exception) -> MixerError | None:
     return StorageError(f"{url}: {reason(error)}") if is_final else None
 
 
-def _status_and_code(error: Exception) -> tuple[int | None, str | None]:
+def _status_and_code(error: BaseException) -> tuple[int | None, str | None]:
     """HTTP's status of a reply, and S3's code in it."""
     if isinstance(error, ClientResponseError):
         return error.status, None
@@ -69,6 +69,11 @@ def is_errno(error: BaseException, *numbers: int) -> bool:
 
 def reason(error: BaseException) -> str:
     """An error in a few words, on one line."""
+    if isinstance(error, ClientPayloadError):
+        return "the reply broke off"
+    status, _ = _status_and_code(error)
+    if isinstance(error, OSError) and error.strerror and status:  # its errno is s3fs's choice
+        return f"HTTP {status}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

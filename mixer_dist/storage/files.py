@@ -172,10 +172,10 @@ class Storage:
     def _check_passing(self, url: str, fs: Any, error: Exception, may_renew: bool) -> bool:
         """Raise what the user is told, unless another try may go well; whether to renew again."""
         final = final_error(url, error)
-        if isinstance(final, AccessError) and may_renew:
-            if self._s3.renew(self._options_for(url), fs):
-                logger.warning("%s: %s; asking for credentials anew", url, reason(error))
-                return False
+        is_refused = isinstance(final, AccessError) and may_renew
+        if is_refused and self._s3.renew(self._options_for(url), fs):
+            logger.warning("%s: %s; asking for credentials anew", url, reason(error))
+            return False
         if final:
             raise final from error
         return may_renew

@@ -1,4 +1,7 @@
-"""Ranged reads: all bytes of the range in one request, and which content they are of."""
+"""Ranged reads: all bytes of the range in one request, and which content they are of.
+
+S3 is asked past s3fs's own methods, which retry out of sight and drop the replies' headers.
+"""
 
 import os
 from collections.abc import Callable, Coroutine
@@ -51,15 +54,20 @@ def from_disk(path: str, start: int, stop: int) -> Found:
         os.close(descriptor)
 
 
-async def _from_s3(fs: S3FileSystem, path: str, start: int, stop: int) -> Found:
-    """Past s3fs's own reading, which retries out of sight and drops the reply's headers."""
-    bucket, key, _ = fs.split_path(path)
-    await fs.set_session()
-    client = await fs.get_s3(bucket)
+async def size_on_s3(fs: S3FileSystem, path: str) -> int:
+    """The size of an object, in bytes."""
     try:
-        reply = await client.get_object(
-            Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **fs.req_kw
-        )
+        client, place = await _s3_place(fs, path)
+        reply = await client.head_object(**place)
+    except S3Error as error:
+        raise translate_boto_error(error) from error
+    return int(reply["ContentLength"])
+
+
+async def _from_s3(fs: S3FileSystem, path: str, start: int, stop: int) -> Found:
+    try:
+        client, place = await _s3_place(fs, path)
+        reply = await client.get_object(**place, Range=f"bytes={start}-{stop - 1}")
         async with reply["Body"] as body:
             data = await body.read()
     except S3Error as error:
@@ -67,6 +75,13 @@ async def _from_s3(fs: S3FileSystem, path: str, start: int, stop: int) -> Found:
             return b"", UNKNOWN
         raise translate_boto_error(error) from error
     return data, _version(reply.get("ContentRange"), reply.get("ETag"))
+
+
+async def _s3_place(fs: S3FileSystem, path: str) -> tuple[Any, dict[str, Any]]:
+    """A client, and its arguments that name an object."""
+    bucket, key, _ = fs.split_path(path)
+    await fs.set_session()
+    return await fs.get_s3(bucket), {"Bucket": bucket, "Key": key, **fs.req_kw}
 
 
 async def _from_http(fs: HTTPFileSystem, url: str, start: int, stop: int) -> Found:

@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from s3fs import S3FileSystem
 
 from mixer_dist.errors import StorageError
-from mixer_dist.storage.ranges import UNKNOWN, Found, from_disk, range_reader
+from mixer_dist.storage.ranges import UNKNOWN, Found, from_disk, range_reader, size_on_s3
 
 LONGEST_STALL_S = 15.0
 MIN_BYTES_PER_S = 100_000  # a read that is slower is given up, and tried on a new connection
@@ -40,7 +41,9 @@ class Request:
 
     def size(self) -> int:
         """The size of the file, in bytes."""
-        return int(self.ask("info", stall_limit_s(self.deadline_s))["size"])
+        if isinstance(self.fs, S3FileSystem):
+            return self._wait(size_on_s3(self.fs, self.path), stall_limit_s(self.deadline_s))
+        return int(self.ask("info")["size"])
 
     def read(self, start: int, stop: int) -> Found:
         """Bytes [start, stop) of the file, perhaps fewer."""
@@ -51,12 +54,12 @@ class Request:
         limit_s = stall_limit_s(self.deadline_s) + (stop - start) / MIN_BYTES_PER_S
         return self._wait(range_reader(self.fs)(self.fs, self.path, start, stop), limit_s)
 
-    def ask(self, method: str, limit_s: float | None = None, **arguments: Any) -> Any:
-        """What a method of the file system says of the path."""
+    def ask(self, method: str, **arguments: Any) -> Any:
+        """What a method of the file system says of the path, perhaps in several requests."""
         if not isinstance(self.fs, AsyncFileSystem):
             return getattr(self.fs, method)(self.path, **arguments)
         answering = getattr(self.fs, f"_{method}")(self.path, **arguments)
-        return self._wait(answering, limit_s or self.deadline_s)
+        return self._wait(answering, self.deadline_s)
 
     def _wait(self, answering: Coroutine[Any, Any, T], limit_s: float) -> T:
         """A result from the event loop's thread; StorageError when it is no longer wanted."""

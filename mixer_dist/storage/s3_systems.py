@@ -47,4 +47,3 @@ class S3Systems:
                 return False
             del self._systems[options]
             return True
-
