@@ -107,7 +107,7 @@ def plain_webdataset(place: Place, midway: Callable[[], None], pause_s: float) -
             if number % BATCH == 0:
                 time.sleep(pause_s)
     except Exception as error:  # noqa: BLE001, whatever a user of webdataset would meet
-        outcome.error = f"{type(error).__name__}: {error}"
+        outcome.error = str(error) if "exit" in str(error) else type(error).__name__
     finally:
         if not giving_up.is_alive():
             outcome.error = f"still waiting after {PATIENCE_S:g} s"

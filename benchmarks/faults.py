@@ -155,12 +155,12 @@ def their_verdict(found: Outcome, clean: Outcome) -> str:
     total = len(clean.found)
     right = len(set(found.found) & set(clean.found))
     wrong = len(found.found) - right
-    given = f"{right} of {total} samples" + (f" and {wrong} wrong ones" if wrong else "")
+    given = f"{right} of {total} samples" + (f" and {wrong} wrong" if wrong else "")
     if not found.error:
         is_silent = right < total or wrong
         return f"{'**' if is_silent else ''}{given}, normal return{'**' if is_silent else ''}"
     code = re.search(r"exit \d+", found.error)
-    return f"{given}, {code[0] if code else found.error}"
+    return f"{given}, {f'curl: {code[0]}' if code else found.error}"
 
 
 def shown(line: str, place: Place) -> str:

@@ -151,7 +151,8 @@ class Storage:
                 return done
             except FAILURES as error:
                 may_renew = self._check_passing(url, fs, error, may_renew)
-                if time.monotonic() + delay_s > give_up:
+                remaining_s = give_up - time.monotonic()
+                if remaining_s <= 0:
                     message = f"{url}: {reason(error)}, for {options.deadline_s:g} s{hint(url)}"
                     raise StorageError(message) from error
                 if delay_s == FIRST_DELAY_S:
@@ -159,7 +160,7 @@ class Storage:
                         "%s: %s; trying for %g s", url, reason(error), options.deadline_s
                     )
             # at random, since ranks must not come back in step
-            self._stopped.wait(delay_s * random.uniform(0.5, 1.5))
+            self._stopped.wait(min(delay_s * random.uniform(0.5, 1.5), remaining_s))
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
         raise StorageError(f"{url}: no longer wanted")
 

@@ -218,8 +218,8 @@ def write_key(file: Path, key: str, secret: str) -> None:
 
 def test_a_damaged_list_of_files_is_asked_for_again(place):
     bucket = place.folder.removeprefix("s3://")
-    place.proxy.fail(Fault("short", bucket, 2, after_bytes=300))
-    assert len(place.storage().names(place.folder)) == 7
+    place.proxy.fail(Fault("short", bucket, 6, after_bytes=300))  # s3fs itself asks five times
+    assert len(place.storage(deadline_s=60.0).names(place.folder)) == 7
 
 
 def test_reads_under_way_and_those_in_line_end_at_once(place):
@@ -235,6 +235,10 @@ def test_reads_under_way_and_those_in_line_end_at_once(place):
     began = time.monotonic()
     reader.close()
     assert time.monotonic() - began < SOON_S
+    num_requests = len(place.proxy.exchanges)
+    with pytest.raises(StorageError, match="no longer wanted"):
+        reader.take(200)
+    assert len(place.proxy.exchanges) == num_requests
 
 
 def wait_until(holds: Callable[[], bool], limit_s: float) -> None:
