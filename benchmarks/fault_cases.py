@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mixer_dist.config import StorageConfig
 from mixer_dist.storage import Storage, join
-from tests.fault_proxy import Fault, FaultProxy
+from tests.fault_proxy import Fault, FaultProxy, Kind
 from tests.swift import Swift
 
 DEADLINE_S = 8.0
@@ -70,11 +70,11 @@ class Case:
     pause_s: float = 0.0
 
 
-def fault(kind: str, count: float, **details: int) -> Change:
+def fault(kind: Kind, count: float, **details: int) -> Change:
     """A fault of the proxy from the start on, for the victim."""
 
     def fail(place: Place) -> None:
-        place.proxy.fail(Fault(kind, match=place.victim, count=count, **details))  # type: ignore[arg-type]
+        place.proxy.fail(Fault(kind, match=place.victim, count=count, **details))
 
     return fail
 
@@ -101,11 +101,11 @@ def cases() -> list[Case]:
         Case("one bit flipped on the way", fault("flipped", 1, **at)),
         Case("one bit flipped in the store, in an image", damage("jpg", 700)),
         Case("one bit flipped in the store, in a tar header", damage("cls", -300)),
-        Case("object missing", lambda place: delete(place)),
-        Case("object deleted in mid-run", midway=lambda place: delete(place)),
-        Case("replaced in mid-run, same size", midway=lambda place: relabel(place)),
-        Case("replaced in mid-run, another size", midway=lambda place: shorten(place)),
-        Case("rewritten in mid-run, same bytes, other ETag", midway=lambda place: rewrite(place)),
+        Case("object missing", delete),
+        Case("object deleted in mid-run", midway=delete),
+        Case("replaced in mid-run, same size", midway=relabel),
+        Case("replaced in mid-run, another size", midway=shorten),
+        Case("rewritten in mid-run, same bytes, other ETag", midway=rewrite),
         Case("wrong credentials", during=wrong_credentials),
         Case("credentials revoked in mid-run", midway=revoke),
         Case(f"credentials for {ROTATION_S:g} s at a time", during=rotating, pause_s=PAUSE_S),
@@ -136,6 +136,7 @@ def members(data: bytes) -> list[tuple[str, int, int]]:
 
 
 def delete(place: Place) -> None:
+    """The victim goes."""
     place.swift.storage().delete(join(place.folder, place.victim))
 
 
@@ -168,6 +169,7 @@ def rewrite(place: Place) -> None:
 
 
 def revoke(place: Place) -> None:
+    """From now on the proxy refuses everything."""
     place.proxy.fail(REFUSED)
 
 
@@ -183,6 +185,7 @@ def environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 def wrong_credentials(_: Place) -> AbstractContextManager[None]:
+    """Another secret."""
     return environment({"AWS_SECRET_ACCESS_KEY": "something-else"})
 
 
