@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Collection, Iterable
-from pathlib import Path
 
+from data_tools.destination import check_is_folder, dataset_there
 from data_tools.journal import INCOMPLETE_NAME, Journal
 from mixer_dist.data.image_shards import WrittenShard
 from mixer_dist.data.manifest import MANIFEST_NAME, DatasetManifest, Shard
@@ -26,7 +26,7 @@ class DatasetFolder:
         self.url = url
         self.journal = Journal(storage, url)
         self._storage = storage
-        _refuse_file(url)
+        check_is_folder(url)
         names = storage.names(url)
         self.is_marked = INCOMPLETE_NAME in names
         """Whether a run, not necessarily with the same plan, was stopped here."""
@@ -41,10 +41,7 @@ class DatasetFolder:
     def refuse_dataset(self) -> None:
         """Let nobody overwrite what is complete; RefusedError."""
         if self.is_committed:
-            raise RefusedError(
-                f"{self.url} already holds a dataset ({MANIFEST_NAME}): "
-                "choose another destination or remove that one first"
-            )
+            raise dataset_there(self.url)
 
     def resume(self, job: str) -> dict[str, WrittenShard]:
         """What an earlier run finished, by the tar's name; what else it left is removed."""
@@ -90,9 +87,3 @@ def remove_temporaries(storage: Storage, url: str) -> None:
     for name in storage.names(url):
         if _TEMPORARY.fullmatch(name):
             storage.delete(join(url, name))
-
-
-def _refuse_file(url: str) -> None:
-    for place in (Path(url), *Path(url).parents):
-        if place.is_file():
-            raise RefusedError(f"{place} is a file; expected a folder or s3://bucket/prefix")

@@ -2,17 +2,23 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import TypeVar
 
 from tqdm import tqdm
 
 REPORT_S = 30.0
 
+T = TypeVar("T")
+
 
 class Progress:
-    """Counts towards a total; to be closed at the end."""
+    """Counts towards a total, None where nobody knows it; to be closed at the end."""
 
-    def __init__(self, total: int, unit: str = "images") -> None:
-        self._bar = tqdm(total=total, unit=f" {unit}", disable=not sys.stderr.isatty())
+    def __init__(self, total: int | None, unit: str = "images") -> None:
+        is_terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, unit=f" {unit}", disable=not is_terminal, leave=False)
         self._total = total
         self._unit = unit
         self._done = self._num_before = 0
@@ -39,12 +45,22 @@ class Progress:
         self._last_line = time.monotonic()
         if self._bar.disable:
             rate = (self._done - self._num_before) / (self._last_line - self._began)
-            state = f"{self._done:,} of {self._total:,} {self._unit}"
-            print(f"{state}, {rate:,.0f} {self._unit}/s", file=sys.stderr, flush=True)
+            of_total = "" if self._total is None else f" of {self._total:,}"
+            line = f"{self._done:,}{of_total} {self._unit}, {rate:,.0f} {self._unit}/s"
+            print(line, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leave the terminal to others."""
         self._bar.close()
+
+
+def watch(items: Iterable[T], total: int | None, unit: str) -> Iterator[T]:
+    """The items, counted as they go by."""
+    with closing(Progress(total, unit)) as progress:
+        for item in items:
+            progress.add(1)
+            progress.show_line()
+            yield item
 
 
 def say(line: str) -> None:

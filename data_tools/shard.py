@@ -16,25 +16,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
+from data_tools.command import exit_code_of
 from data_tools.shard_options import check, parse
 from data_tools.sharding import Sharding
-from mixer_dist.errors import MixerError
-
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Shard as the arguments say; the exit code."""
     arguments = parse(__doc__, argv)
-    try:
+
+    def work() -> int:
         check(arguments)
         return Sharding(arguments).run()
-    except MixerError as error:
-        print(f"shard.py: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("shard.py: interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
+
+    return exit_code_of("shard.py", work, if_interrupted="the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -112,8 +112,6 @@ def check(arguments: argparse.Namespace) -> None:
 
 def _check_places(arguments: argparse.Namespace) -> None:
     source, destination = arguments.source, arguments.destination
-    if destination.endswith("://"):
-        raise ConfigError(f"DESTINATION must name a bucket, got {destination}")
     if is_list(source):
         return
     if "://" in source:

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from data_tools.dataset_folder import QUARANTINE_NAME, DatasetFolder, remove_temporaries
+from data_tools.progress import watch
 from data_tools.shard_passes import ShardTask, Written, compare_files, read_excluded, write_shards
 from data_tools.shard_summary import describe_dataset, describe_images, name_left_out
 from data_tools.storage_options import open_storage
@@ -87,8 +88,8 @@ class Sharding:
         source, file = self._arguments.source, self._arguments.classes
         classes = read_class_names(self._storage, file) if file else None
         if is_list(source):
-            return read_image_list(self._storage, source, classes)
-        return scan_images(Path(source), classes)
+            return read_image_list(self._storage, source, classes, watch)
+        return scan_images(Path(source), classes, watch)
 
     def _check_split(self) -> None:
         """Before anything is written."""

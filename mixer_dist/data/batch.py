@@ -81,16 +81,14 @@ class Batch:
 _PER_IMAGE = ("images", "labels", "weights", "positions")
 
 
-def stack_images(images: Sequence[Tensor], num_rows: int, size_px: int) -> Tensor:
-    """Images (3, S, S) as (num_rows, 3, S, S), zeros after the last.
+def empty_images(num_rows: int, num_images: int, size_px: int) -> Tensor:
+    """Room for images, (num_rows, 3, S, S) uint8, zeros after the first num_images.
 
     Stored pixel by pixel (channels last), as decoders and resizing leave them.
     """
-    stacked = torch.empty((num_rows, size_px, size_px, 3), dtype=torch.uint8)
-    if images:
-        torch.stack([image.permute(1, 2, 0) for image in images], out=stacked[: len(images)])
-    stacked[len(images) :] = 0
-    return stacked.permute(0, 3, 1, 2)
+    images = torch.empty((num_rows, size_px, size_px, 3), dtype=torch.uint8)
+    images[num_images:] = 0
+    return images.permute(0, 3, 1, 2)
 
 
 def stack_labels(labels: Sequence[Sequence[int]], num_classes: int, num_rows: int) -> Tensor:

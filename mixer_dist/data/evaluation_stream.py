@@ -14,7 +14,7 @@ import torch
 from mixer_dist import distributed
 from mixer_dist.config import RunConfig
 from mixer_dist.data.augment import resized_as_evaluated
-from mixer_dist.data.batch import Batch, filled, stack_images, stack_labels
+from mixer_dist.data.batch import Batch, empty_images, filled, stack_labels
 from mixer_dist.data.decode import decode_image
 from mixer_dist.data.loader import Loader, Sample, worker_threads
 from mixer_dist.data.manifest import Dataset
@@ -103,8 +103,11 @@ def _evaluation_batch(
     positions = filled(np.arange(first, first + len(rows)), num_rows, -1)
     largest = max((label for row in rows for label in row["labels"]), default=0)
     num_classes = len(classes) if classes else largest + 1
+    images = empty_images(num_rows, len(rows), crop_px)
+    for row, image in zip(rows, images, strict=False):
+        image.copy_(row["pixels"])
     return Batch(
-        images=stack_images([row["pixels"] for row in rows], num_rows, crop_px),
+        images=images,
         labels=stack_labels([row["labels"] for row in rows], num_classes, num_rows),
         weights=(positions >= 0).to(torch.float32),
         positions=positions,

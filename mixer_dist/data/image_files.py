@@ -6,9 +6,11 @@ import unicodedata
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from mixer_dist.storage import Storage, join
+
+T = TypeVar("T")
 
 Reason = Literal["missing", "unreadable", "duplicate", "excluded"]
 
@@ -33,6 +35,18 @@ class LeftOut(NamedTuple):
     reason: Reason
     detail: str
     """What ails it, or the other image that it is a copy of."""
+
+
+class Watch(Protocol):
+    """Shows how far a long search is."""
+
+    def __call__(self, items: Iterable[T], total: int | None, unit: str) -> Iterable[T]:
+        """The items, counted as they go by."""
+
+
+def unwatched(items: Iterable[T], total: int | None, unit: str) -> Iterable[T]:
+    """The items, and nothing shown."""
+    return items
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,14 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mixer_dist.data.image_files import ImageFile, ImageSource, printable, sample_keys
+from mixer_dist.data.image_files import (
+    ImageFile,
+    ImageSource,
+    Watch,
+    printable,
+    sample_keys,
+    unwatched,
+)
 from mixer_dist.errors import AccessError, ConfigError, MissingError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
@@ -13,14 +20,16 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 _NO_FILE = -1
 
 
-def scan_images(source: Path, classes: Sequence[str] | None = None) -> ImageSource:
+def scan_images(
+    source: Path, classes: Sequence[str] | None = None, watch: Watch = unwatched
+) -> ImageSource:
     """Find all images; an image's class is its first folder below `source`.
 
     Classes are numbered in the order given, by default sorted by name.
     """
     if not source.is_dir():
         raise MissingError(f"no folder at {source}; expected one with a sub-folder for each class")
-    files = sorted(_files(source))
+    files = sorted(watch(_files(source), None, "files"))
     found = [file for file in files if file[1] != _NO_FILE and _is_image(file[0])]
     paths = [path for path, _, _ in found]
     _check_layout(source, paths)

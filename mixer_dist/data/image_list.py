@@ -11,7 +11,15 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from mixer_dist.data.class_names import number_labels
-from mixer_dist.data.image_files import ImageFile, ImageSource, LeftOut, plain_key, sample_keys
+from mixer_dist.data.image_files import (
+    ImageFile,
+    ImageSource,
+    LeftOut,
+    Watch,
+    plain_key,
+    sample_keys,
+    unwatched,
+)
 from mixer_dist.errors import ConfigError, MissingError
 from mixer_dist.storage import Storage, join, parent
 
@@ -40,14 +48,14 @@ def is_list(url: str) -> bool:
 
 
 def read_image_list(
-    storage: Storage, url: str, classes: Sequence[str] | None = None
+    storage: Storage, url: str, classes: Sequence[str] | None = None, watch: Watch = unwatched
 ) -> ImageSource:
     """The images of a list, those that are not there apart; MissingError, ConfigError."""
     read = _csv_rows if url.lower().endswith(".csv") else _jsonl_rows
     rows = sorted(read(url, _text(storage, url)), key=lambda row: row.path)
     _check_paths(url, rows)
     names, numbers = number_labels(_places(rows), classes)
-    stats = _stats(storage, [join(parent(url), row.path) for row in rows])
+    stats = _stats(storage, [join(parent(url), row.path) for row in rows], watch)
     images = tuple(
         ImageFile(row.path, key, tuple(numbers[label] for label in row.labels), *found.seen)
         for row, key, found in zip(rows, _keys(rows), stats, strict=True)
@@ -130,7 +138,10 @@ def _row(place: str, fields: Mapping[str, Any], split: Callable[[Any], Any]) -> 
     labels = split(fields["labels"]) if "labels" in fields else [fields["label"]]
     if not isinstance(labels, list):
         raise ConfigError(f"{place}: expected a list of labels, found {labels!r}")
-    return _Row(place, path, tuple(_label(place, label) for label in labels), key)
+    names = [_label(place, label) for label in labels]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"{place}: label {twice[0]} stands there twice")
+    return _Row(place, path, tuple(names), key)
 
 
 def _label(place: str, label: Any) -> str:
@@ -173,9 +184,10 @@ def _keys(rows: Sequence[_Row]) -> list[str]:
     return [row.key or next(derived) for row in rows]
 
 
-def _stats(storage: Storage, urls: Sequence[str]) -> list[_Stat]:
+def _stats(storage: Storage, urls: Sequence[str], watch: Watch) -> list[_Stat]:
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        return list(pool.map(lambda url: _stat(storage, url), urls))
+        stats = pool.map(lambda url: _stat(storage, url), urls)
+        return list(watch(stats, len(urls), "files"))
 
 
 def _stat(storage: Storage, url: str) -> _Stat:

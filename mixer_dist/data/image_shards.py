@@ -76,17 +76,12 @@ def write_image_shard(
         except LeftOutError as error:
             left_out.append(LeftOut(image.path, error.reason, str(error)))
             continue
+        builder.add(image.key, {kind: data, **_label_member(image.labels)})
         if data is not source:
             resized.append((len(source), len(data)))
-        builder.add(image.key, {kind: data, **_label_member(image.labels)})
-    shard = builder.save(storage, folder, name) if folder is not None else builder.finish(name)
-    return WrittenShard(
-        shard=shard,
-        left_out=tuple(left_out),
-        num_resized=len(resized),
-        resized_from_bytes=sum(before for before, _ in resized),
-        resized_to_bytes=sum(after for _, after in resized),
-    )
+    shard = builder.finish(name) if folder is None else builder.save(storage, folder, name)
+    before, after = sum(size for size, _ in resized), sum(size for _, size in resized)
+    return WrittenShard(shard, tuple(left_out), len(resized), before, after)
 
 
 def mean_shrinkage(

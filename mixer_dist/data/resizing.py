@@ -25,6 +25,7 @@ def resize(pixels: Pixels, height: int, width: int, mode: Literal["bilinear", "b
     """uint8 (H, W, 3) at another size, antialiased."""
     import torch  # here, because a tool's --help need not wait for it
 
-    image = torch.from_numpy(pixels).permute(2, 0, 1)[None]  # (1, 3, H, W), channels last
+    # (1, 3, H, W), stored as whole pixels: torch is three times as fast on that as on other layouts
+    image = torch.from_numpy(np.ascontiguousarray(pixels))[None].permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(image, (height, width), mode=mode, antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())

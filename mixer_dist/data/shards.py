@@ -2,11 +2,11 @@
 
 import hashlib
 import tarfile
-import zlib
 from collections.abc import Mapping
 from typing import IO, cast
 
 import numpy as np
+from zlib_ng.zlib_ng import crc32
 
 from mixer_dist.data.manifest import INDEX_ROW, Shard
 from mixer_dist.storage import Storage, join
@@ -80,7 +80,7 @@ class _Pieces:
         self.pieces.append(data)
         self.num_bytes += len(data)
         self.sha256.update(data)
-        self._crc32 = zlib.crc32(data, self._crc32)
+        self._crc32 = crc32(data, self._crc32)
         return len(data)
 
     def tell(self) -> int:

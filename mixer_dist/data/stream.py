@@ -9,6 +9,7 @@
 
 import importlib
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -28,7 +29,7 @@ from mixer_dist.data.augment import (
     training_crop,
     training_image,
 )
-from mixer_dist.data.batch import Batch, filled, stack_images, stack_labels
+from mixer_dist.data.batch import Batch, empty_images, filled, stack_labels
 from mixer_dist.data.decode import EncodedImage
 from mixer_dist.data.loader import Loader, Sample, worker_threads
 from mixer_dist.data.manifest import Dataset
@@ -72,16 +73,17 @@ class Share:
     num_rows: int
 
 
-def _capacity_bytes(shape: OrderShape, world_size: int, dataset: Dataset) -> int:
+def _capacity_bytes(shape: OrderShape, config: RunConfig, share: Share, dataset: Dataset) -> int:
     """What a rank keeps of shards, so that it reads no chunk twice.
 
-    Of each of its lanes the chunks of a window, and one more, as it may begin inside a chunk.
+    Of each of its lanes two steps, the one at hand and the one read ahead, with the rest of the
+    window and of the chunk in which they end.
     """
-    num_lanes = min(shape.lanes, -(-shape.lanes // world_size) + 1)
-    of_lane = -(-shape.window // shape.chunk_samples) + 1
-    num_chunks = num_lanes * of_lane + SPARE_CHUNKS
-    mean_bytes = dataset.num_bytes / dataset.num_samples
-    return round(num_chunks * shape.chunk_samples * mean_bytes)
+    num_lanes = min(shape.lanes, -(-shape.lanes // share.world_size) + 1)
+    of_step = -(-config.global_batch_size // shape.lanes)
+    of_lane = 2 * of_step + shape.window + shape.chunk_samples
+    num_samples = num_lanes * of_lane + SPARE_CHUNKS * shape.chunk_samples
+    return round(num_samples * dataset.num_bytes / dataset.num_samples)
 
 
 def micro_batch_shape(config: RunConfig, world_size: int) -> tuple[int, int]:
@@ -114,8 +116,9 @@ class TrainStream:
         self._share = share
         self._depth_rates = np.asarray(depth_rates)
         self._order = sample_order(config, dataset)
+        self._images: deque[torch.Tensor] = deque()  # of the batches under way, in their order
         shape = order_shape(config, dataset)
-        capacity_bytes = _capacity_bytes(shape, share.world_size, dataset)
+        capacity_bytes = _capacity_bytes(shape, config, share, dataset)
         self._loader = Loader(
             storage,
             dataset,
@@ -177,9 +180,12 @@ class TrainStream:
             mine, samples = due
             due = next(ahead, None)
             drawn = draw(self._config.seed, mine, num_layers)
-            for draws, sample in zip(drawn, samples.tolist(), strict=True):
+            images = empty_images(self._share.num_rows, len(mine), self._config.model.image_size)
+            self._images.append(images)
+            for draws, sample, row in zip(drawn, samples.tolist(), images, strict=False):
                 yield {
-                    "__key__": "", "position": draws.position, "sample": sample, "draws": draws
+                    "__key__": "", "position": draws.position, "sample": sample, "draws": draws,
+                    "row": row,
                 }  # fmt: skip
 
     def _located(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -208,7 +214,8 @@ class TrainStream:
         )
         if augment.randaugment:
             pixels = randaugment(pixels, augment.randaugment.magnitude, draws.operations)
-        return sample | {"pixels": pixels, "image": None}  # the whole image is of no more use
+        sample["row"].copy_(pixels)  # here, where they are at hand, not when the batch is made
+        return sample | {"image": None}  # the whole image is of no more use
 
     def _collate(self, samples: Iterable[Sample]) -> Iterator[Batch]:
         stream = iter(samples)
@@ -225,9 +232,7 @@ class TrainStream:
         num_rows = self._share.num_rows
         positions = filled(mine, num_rows, -1)
         return Batch(
-            images=stack_images(
-                [row["pixels"] for row in rows], num_rows, self._config.model.image_size
-            ),
+            images=self._images.popleft(),
             labels=stack_labels(
                 [row["labels"] for row in rows], self._config.model.num_classes, num_rows
             ),

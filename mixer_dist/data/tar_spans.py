@@ -1,10 +1,11 @@
 """The samples in a tar that anyone may have written: neighbouring files of one key, as spans."""
 
 import hashlib
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple, Protocol
+
+from zlib_ng.zlib_ng import crc32
 
 from mixer_dist.data.members import LABEL_TYPES, split_name
 from mixer_dist.data.tar_headers import Member, TarError, read_headers
@@ -58,7 +59,7 @@ class WholeTar:
 
     def crc32(self, start: int, stop: int) -> int:
         """Of bytes [start, stop)."""
-        return zlib.crc32(self.read(start, stop))
+        return crc32(self.read(start, stop))
 
     def forget(self, stop: int) -> None:
         """Free what lies before `stop`."""

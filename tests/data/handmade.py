@@ -5,7 +5,7 @@ import itertools
 import json
 import tarfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def good_sample(number: int, label: int = 0) -> Sample:
 
 
 def write_dataset(
-    folder: Path, shards: Sequence[Sequence[Sample]], classes: Sequence[str] | None = None
+    folder: Path, shards: Iterable[Iterable[Sample]], classes: Sequence[str] | None = None
 ) -> str:
     """Write each list of samples as a shard; the manifest's path."""
     written = []

@@ -223,6 +223,7 @@ def test_repeats_and_several_datasets_lie_end_to_end(tmp_path):
         {"lanes": 11, "chunk_samples": 5},
         {"lanes": 2, "chunk_samples": 5, "window": 50},
         {"lanes": 1, "chunk_samples": 74},
+        {"lanes": 2, "chunk_samples": 3},  # of which a step uses up four in each lane
     ],
 )
 def test_chunks_are_read_once_but_for_those_that_two_lanes_share(digits_run, order):

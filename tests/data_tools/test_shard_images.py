@@ -64,6 +64,16 @@ def test_a_smaller_image_is_what_an_antialiased_resize_gives(tmp_path, quality, 
     assert 10 * np.log10(255**2 / np.mean(difference**2)) > decibels
 
 
+def test_a_smaller_image_is_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    source = write_files(tmp_path / "source", {"a/1.jpg": encode(scene_pixels(0), exif=exif)})
+    assert run(source, tmp_path / "out", "--resize-short-side", "60") == 0
+    (sample,) = samples(tmp_path / "out")
+    turned = Image.fromarray(np.rot90(scene_pixels(0), -1)).resize((60, 80))
+    assert np.abs(decode_image(sample["jpg"]) - np.asarray(turned, float)).mean() < 4
+
+
 def test_shards_of_smaller_images_are_near_the_target_too(tmp_path):
     files = {f"a/{i}.jpg": encode(photo_pixels(i)) for i in range(40)}
     source = write_files(tmp_path / "source", files)

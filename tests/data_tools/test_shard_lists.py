@@ -1,10 +1,7 @@
 """data_tools/shard.py on lists: what they say is what the shards hold, what is missing is named."""
 
 import json
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
 
@@ -18,6 +15,7 @@ from tests.data_tools.sources import (
     samples,
     write_files,
 )
+from tests.http_ranges import serve_folder
 
 
 def listed(folder: Path, name: str, text: str) -> Path:
@@ -129,23 +127,10 @@ def test_a_list_may_name_images_in_a_bucket_and_lie_there(s3, tmp_path):
 
 
 def test_a_list_may_name_images_of_a_web_server(tmp_path):
-    served = listed(tmp_path / "served", "unused", "").parent
-
-    class Handler(SimpleHTTPRequestHandler):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments, directory=str(served))
-
-        def log_message(self, *arguments: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever).start()
-        url = f"http://127.0.0.1:{server.server_port}/x"
-        rows = f"path,label\n{url}/1.jpg,1\n{url}/9.jpg,1\nx/0.jpg,0\n"
-        source = listed(tmp_path / "local", "l.csv", rows)
-        assert run(source, tmp_path / "out") == 0
-        server.shutdown()
+    with serve_folder(listed(tmp_path / "served", "unused", "").parent) as url:
+        rows = f"path,label\n{url}/x/1.jpg,1\n{url}/x/9.jpg,1\nx/0.jpg,0\n"
+        assert run(listed(tmp_path / "local", "l.csv", rows), tmp_path / "out") == 0
     host = url.removeprefix("http://")
-    assert labels(tmp_path / "out") == {f"{host}/1": [1], "x/0": [0]}
+    assert labels(tmp_path / "out") == {f"{host}/x/1": [1], "x/0": [0]}
     ((path, reason, _),) = quarantine(tmp_path / "out")
-    assert (path, reason) == (f"{url}/9.jpg", "missing")
+    assert (path, reason) == (f"{url}/x/9.jpg", "missing")

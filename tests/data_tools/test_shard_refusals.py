@@ -92,6 +92,7 @@ A, B = "images/a/0.jpg", "images/b/0.jpg"
         ("l.csv", f"{HEAD}{A},0\n{B},0\n{A},1\n", "line 4: images/a/0.jpg also stands in"),
         ("l.csv", f"path,label,key\n{A},0,x\n{B},0,x\n", "line 3: key 'x' also stands in"),
         ("l.csv", f"path,label,key\n{A},0,../x.y\n", "expected such as 'x_y'"),
+        ("l.csv", f"path,labels\n{A},1 2 1\n", "line 2: label 1 stands there twice"),
         ("l.csv", f"{HEAD}no.jpg,0\nnot.jpg,1\n", "none of the 2 images of"),
         ("l.jsonl", "{", "line 1: expected an object such as"),
         ("l.jsonl", '\n["a"]\n', "line 2: expected an object such as"),

@@ -44,3 +44,9 @@ def test_progress_is_a_bar_or_else_a_line_now_and_then(capfd, monkeypatch, is_te
     assert ("0 of 1,000 images" in capfd.readouterr().err) == (not is_terminal)
     assert counter.until_line_s() > 0  # else waiting for workers would be a busy loop
     counter.close()
+
+
+def test_what_is_watched_goes_by_as_it_is(capfd, monkeypatch):
+    monkeypatch.setattr(progress, "REPORT_S", 0.0)
+    assert list(progress.watch(iter("abc"), None, "files")) == ["a", "b", "c"]
+    assert "2 files, " in capfd.readouterr().err
