@@ -142,7 +142,7 @@ class Storage:
         """Run an operation, again after passing failures, until it is done or time is over."""
         options = self._options_for(url)
         give_up = time.monotonic() + options.deadline_s
-        delay_s, may_renew = FIRST_DELAY_S, is_s3(url)
+        delay_s = FIRST_DELAY_S
         while not self._stopped.is_set():
             fs, path = self._connect(url)
             try:
@@ -150,11 +150,11 @@ class Storage:
                 self._s3.proved(options, fs)
                 return done
             except FAILURES as error:
-                may_renew = self._check_passing(url, fs, error, may_renew)
+                self._check_passing(url, fs, error)
                 remaining_s = give_up - time.monotonic()
                 if remaining_s <= 0:
                     message = f"{url}: {reason(error)}, for {options.deadline_s:g} s{hint(url)}"
-                    raise StorageError(message) from error
+                    raise final_error(url, error) or StorageError(message) from error
                 if delay_s == FIRST_DELAY_S:
                     logger.warning(
                         "%s: %s; trying for %g s", url, reason(error), options.deadline_s
@@ -170,16 +170,14 @@ class Storage:
         except FAILURES as error:  # no request is made yet, so that none could go better later
             raise final_error(url, error) or StorageError(f"{url}: {reason(error)}") from error
 
-    def _check_passing(self, url: str, fs: Any, error: Exception, may_renew: bool) -> bool:
-        """Raise what the user is told, unless another try may go well; whether to renew again."""
+    def _check_passing(self, url: str, fs: Any, error: Exception) -> None:
+        """Raise what the user is told, unless another try may go well."""
         final = final_error(url, error)
-        is_refused = isinstance(final, AccessError) and may_renew
+        is_refused = isinstance(final, AccessError) and is_s3(url)
         if is_refused and self._s3.renew(self._options_for(url), fs):
             logger.warning("%s: %s; asking for credentials anew", url, reason(error))
-            return False
-        if final:
+        elif final:
             raise final from error
-        return may_renew
 
 
 def _check_reaches(url: str, size: int, stop: int) -> None:

@@ -157,8 +157,12 @@ def restored(place: Place) -> Any:
 
 def test_an_object_replaced_by_one_of_the_same_size_stops_the_run(place, restored):
     other = restored.replace(b"IDAT", b"JDAT")
-    write = place.swift.storage().write
-    line = stopped(DataError, lambda: place.batches(lambda: write(place.victim(), other)))
+
+    def replace() -> None:
+        wait_until(lambda: bool(place.proxy.seen(f"{VICTIM}.tar")), 20.0)
+        place.swift.storage().write(place.victim(), other)
+
+    line = stopped(DataError, lambda: place.batches(replace))
     assert f"{place.victim()} was replaced" in line
 
 
