@@ -3,6 +3,7 @@
 import argparse
 
 from mixer_dist.config import StorageConfig
+from mixer_dist.sections import parse
 from mixer_dist.storage import Storage
 
 PREFIXES = ("s3://", "s3a://")
@@ -24,11 +25,6 @@ def add_storage_options(parser: argparse.ArgumentParser) -> None:
 
 def open_storage(arguments: argparse.Namespace) -> Storage:
     """Storage that opens every S3 URL as the options say."""
-    options = StorageConfig(
-        endpoint_url=arguments.endpoint_url,
-        region=arguments.region,
-        profile=arguments.profile,
-        addressing_style=arguments.addressing_style,
-        checksum=arguments.checksum,
-    )
-    return Storage(dict.fromkeys(PREFIXES, options))
+    names = ("endpoint_url", "region", "profile", "addressing_style", "checksum")
+    given = {name: getattr(arguments, name) for name in names}
+    return Storage(dict.fromkeys(PREFIXES, parse(StorageConfig, given, "S3 options")))

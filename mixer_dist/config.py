@@ -18,6 +18,7 @@ from mixer_dist.sections import (
     PositiveFloat,
     PositiveInt,
     Section,
+    Url,
     parse,
 )
 from mixer_dist.yaml_tree import apply_override, read_yaml
@@ -93,7 +94,7 @@ class ModelConfig(Section):
 class DatasetConfig(Section):
     """One entry of the training data."""
 
-    manifest: str
+    manifest: Url
     """URL of a manifest.json, as data_tools/shard.py writes it."""
     repeats: PositiveInt = 1
     """How often its samples stand in one epoch."""
@@ -194,7 +195,7 @@ class LoggingConfig(Section):
 class StorageConfig(Section):
     """Options of one storage place; what is not given, and credentials, the AWS chain decides."""
 
-    endpoint_url: str | None = None
+    endpoint_url: Url | None = None
     region: str | None = None
     profile: str | None = None
     addressing_style: Literal["auto", "path", "virtual"] | None = None
@@ -208,7 +209,7 @@ class StorageConfig(Section):
     """The key for sse: aws:kms, as its ARN; not a secret."""
     ca_bundle: str | None = None
     """A PEM file of certificates to trust, for stores with their own authority."""
-    proxy: str | None = None
+    proxy: Url | None = None
     """URL of a proxy on the way to the store."""
     deadline_s: PositiveFloat = 120.0
     """How long failing reads and writes are tried again before the run gives up."""
@@ -220,9 +221,9 @@ class EvaluationConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Results lie at run_dir/evals/<name>/."""
     kind: Literal["fewshot"]
-    train: str
+    train: Url
     """Manifest whose images give the few examples a class."""
-    test: str
+    test: Url
     """Manifest whose images are classified."""
     shots: PositiveInt = 5
     seeds: Annotated[tuple[NonNegativeInt, ...], AfterValidator(_not_empty)] = (0, 1, 2)
@@ -234,7 +235,7 @@ class EvaluationConfig(Section):
 class RunConfig(Section):
     """A whole run: with the step number it determines images, pixels and weights."""
 
-    run_dir: Annotated[str, Field(min_length=1)]
+    run_dir: Url
     """Where the run lives: a directory or an fsspec URL."""
     seed: NonNegativeInt = 0
     total_steps: PositiveInt
@@ -252,7 +253,7 @@ class RunConfig(Section):
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
-    storage: dict[str, StorageConfig] = Field(default_factory=dict)
+    storage: dict[Url, StorageConfig] = Field(default_factory=dict)
     """Options by URL prefix, such as "s3://bucket"; the longest prefix that fits holds."""
     evals: tuple[EvaluationConfig, ...] = ()
 

@@ -12,11 +12,27 @@ MixerError                 1  failed while running
 └── PeerError                 another rank failed and has said why
 """
 
+import re
+
+_PASSWORD = re.compile(r"(?<=://)[^\s/@:]*:[^\s/]*(?=@)")
+_SIGNATURE = re.compile(
+    r"(?i)(?<=[?&])(X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|AWSAccessKeyId"
+    r"|GoogleAccessId|Signature|sig|(?:access_)?token)=[^\s&'\"]+"
+)
+
+
+def redacted(text: str) -> str:
+    """The text without what URLs may carry of secrets: user:password@ and signed queries."""
+    return _SIGNATURE.sub(r"\1=***", _PASSWORD.sub("***", text))
+
 
 class MixerError(Exception):
     """Base of all errors whose message is meant for the user: expected, given, what to do."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class RefusedError(MixerError):

@@ -4,6 +4,7 @@ import logging
 import sys
 
 from mixer_dist import distributed
+from mixer_dist.errors import redacted
 
 
 def start_logging(*, output_is_data: bool = False) -> None:
@@ -15,7 +16,13 @@ def start_logging(*, output_is_data: bool = False) -> None:
     where = f"[rank {rank}] " if rank else ""
     handler = logging.StreamHandler(sys.stderr if rank or output_is_data else sys.stdout)
     handler.setFormatter(logging.Formatter(f"%(asctime)s {where}%(message)s", "%H:%M:%S"))
+    handler.addFilter(_redact)
     logger = logging.getLogger("mixer_dist")
     logger.handlers = [handler]
     logger.setLevel(logging.WARNING if rank else logging.INFO)
     logger.propagate = False
+
+
+def _redact(record: logging.LogRecord) -> bool:
+    record.msg, record.args = redacted(record.getMessage()), ()
+    return True

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic import ConfigDict as PydanticConfig
 
-from mixer_dist.errors import ConfigError
+from mixer_dist.errors import ConfigError, redacted
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -19,6 +19,19 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 DecayRate = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _without_secret(url: str) -> str:
+    if redacted(url) != url:
+        raise ValueError(
+            "must hold no password or signature, as it is recorded with the run: give credentials "
+            "through the AWS chain, those of a proxy in the variable HTTPS_PROXY"
+        )
+    return url
+
+
+Url = Annotated[str, Field(min_length=1), AfterValidator(_without_secret)]
+"""Where something lies; who may read it is said elsewhere."""
 
 
 class Section(BaseModel):

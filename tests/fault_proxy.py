@@ -49,6 +49,8 @@ class Fault:
     """What a refused request is answered: one of CODES."""
     bytes_per_s: int = 1024
     methods: tuple[str, ...] = ("GET",)
+    access_key: str = ""
+    """Only requests that are signed with this one."""
 
 
 @dataclass
@@ -95,6 +97,8 @@ class FaultProxy:
         if fault:
             headers, body = _changed(fault, headers, body)
         reply = web.StreamResponse(status=status, headers=headers)
+        if fault and fault.kind == "stall" and request.method == "HEAD":  # all of it is headers
+            await asyncio.sleep(STALL_S)
         await reply.prepare(request)
         async for piece in _pieces(fault, body):
             await _flush(request, reply, piece)
@@ -106,6 +110,7 @@ class FaultProxy:
     def _next_fault(self, request: web.Request) -> Fault | None:
         for fault in self.faults:
             fits = request.method in fault.methods and fault.match in request.path
+            fits = fits and f"{fault.access_key}/" in _signed_by(request)
             if fits and sum(one.fault is fault for one in self.exchanges) < fault.count:
                 return fault
         return None
@@ -163,6 +168,12 @@ def _end_to_end(headers: Any) -> CIMultiDict[str]:
     for name in HOP_BY_HOP:
         kept.popall(name, None)
     return kept
+
+
+def _signed_by(request: web.Request) -> str:
+    """Where a signature says its access key, with a slash behind it."""
+    presigned = [request.query.get(name, "") for name in ("X-Amz-Credential", "AWSAccessKeyId")]
+    return "/".join([request.headers.get("Authorization", ""), *presigned, ""])
 
 
 def _refusal(status: int) -> web.Response:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +67,13 @@ use = egg:swift#s3api
 location = us-east-1
 [filter:tempauth]
 use = egg:swift#tempauth
-user_{user} = {secret} .admin
+{users}
 [filter:bulk]
 use = egg:swift#bulk
 [filter:slo]
 use = egg:swift#slo
 """
+USER = "user_{user} = {secret} .admin"
 # The ring-builder command would need nine processes for this.
 BUILD_RINGS = """\
 import sys
@@ -112,11 +113,16 @@ class Swift:
 
 
 @contextmanager
-def serve_swift(directory: Path, *, key: str, secret: str) -> Iterator[Swift]:
-    """Serve from an empty directory, on free ports, for one user account:user."""
+def serve_swift(
+    directory: Path, *, key: str, secret: str, others: Sequence[str] = ()
+) -> Iterator[Swift]:
+    """Serve from an empty directory, on free ports, for a user account:user.
+
+    The others are more of its kind, with the same secret and, in one account, the same buckets.
+    """
     python = install_swift() / "bin" / "python"
     ports = dict(zip((*BACKENDS, "proxy"), free_ports(4), strict=True))
-    write_configs(directory, ports, key, secret)
+    write_configs(directory, ports, (key, *others), secret)
     build_rings(python, directory, ports)
     with ExitStack() as running:
         processes = {n: running.enter_context(server(python, directory, n)) for n in ports}
@@ -149,12 +155,13 @@ def free_ports(number: int) -> list[int]:
         return [int(probe.getsockname()[1]) for probe in probes]
 
 
-def write_configs(directory: Path, ports: dict[str, int], key: str, secret: str) -> None:
+def write_configs(directory: Path, ports: dict[str, int], keys: Sequence[str], secret: str) -> None:
     """One file a server, and the one that they share."""
     (directory / "disk").mkdir()
     (directory / "swift.conf").write_text(SWIFT_CONF.format(salt=secrets.token_hex(8)))
     myself = pwd.getpwuid(os.getuid()).pw_name  # Swift changes to this user, by default to swift
-    access = PROXY.format(user=key.replace(":", "_"), secret=secret)
+    users = [USER.format(user=key.replace(":", "_"), secret=secret) for key in keys]
+    access = PROXY.format(users="\n".join(users))
     for name, port in ports.items():
         server = SERVER.format(host=HOST, port=port, user=myself, directory=directory)
         kind = access if name == "proxy" else BACKEND.format(name=name)

@@ -18,6 +18,7 @@ import mixer_dist.storage.files
 from mixer_dist.config import StorageConfig
 from mixer_dist.errors import AccessError, ConfigError, MissingError, MixerError, StorageError
 from mixer_dist.storage import Storage, join, parent
+from mixer_dist.storage.s3_systems import S3Systems
 
 AT_ONCE_S = 5.0  # a final error is not retried for deadline_s
 
@@ -178,6 +179,18 @@ def test_wrong_credentials_are_refused(s3, s3_place, monkeypatch, variable):
         assert s3_place / "file" in line and "AWS_SECRET_ACCESS_KEY" in line
     answers_at_once(AccessError, refused.names, s3_place.url)
     assert s3_place.storage.read(s3_place / "file") == b"1"
+
+
+def test_credentials_that_were_right_are_asked_for_anew_once_for_all_threads(s3):
+    systems, options = S3Systems(), s3.options()
+    old = systems.get(options)
+    assert not systems.renew(options, old)  # never right, so not rotated
+    systems.proved(options, old)
+    assert systems.renew(options, old)
+    new = systems.get(options)
+    systems.proved(options, new)
+    assert systems.renew(options, old)  # a thread whose refusal comes late
+    assert systems.get(options) is new is not old
 
 
 def test_no_credentials_are_refused(s3, s3_place, monkeypatch):

@@ -26,6 +26,7 @@ Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 LabelsName = Annotated[str, Field(pattern=r"^(.*/)?labels-[0-9a-f]{64}\.safetensors$")]
 
+NUM_READS = 3  # of an index whose hash is wrong, before it counts as another file
 LONGEST_LINE = 600  # of what is wrong with a manifest, which may be wrong in every shard
 
 
@@ -157,18 +158,25 @@ def dataset_fingerprint(manifests: Sequence[tuple[DatasetManifest, int]]) -> str
 
 def load_index(storage: Storage, part: Part) -> Index:
     """The rows of a shard's index, checked against the manifest; DataError."""
-    try:
-        data = storage.read(part.index_url)
-    except MissingError as error:
-        raise DataError(f"the index of {part.url} is missing: {error}") from error
-    if hashlib.sha256(data).hexdigest() != part.shard.index_sha256:
-        raise DataError(f"{part.index_url} is not the index that the manifest names: shard anew")
+    data = _read_index(storage, part)
     rows = np.frombuffer(data, INDEX_ROW)
     if len(rows) != part.shard.num_samples:
         raise DataError(
             f"{part.index_url}: expected {part.shard.num_samples} rows, found {len(rows)}"
         )
     return rows
+
+
+def _read_index(storage: Storage, part: Part) -> bytes:
+    """The bytes that the manifest's hash is of, read again where they were damaged on the way."""
+    try:
+        for _ in range(NUM_READS):
+            data = storage.read(part.index_url)
+            if hashlib.sha256(data).hexdigest() == part.shard.index_sha256:
+                return data
+    except MissingError as error:
+        raise DataError(f"the index of {part.url} is missing: {error}") from error
+    raise DataError(f"{part.index_url} is not the index that the manifest names: shard anew")
 
 
 def name_in(folder: str, url: str) -> str:

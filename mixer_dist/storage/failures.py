@@ -2,7 +2,7 @@
 
 import errno
 
-from aiohttp import ClientError, ClientResponseError
+from aiohttp import ClientError, ClientPayloadError, ClientResponseError
 from botocore.exceptions import (
     BotoCoreError,
     ConnectionError,
@@ -12,41 +12,54 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
+from botocore.parsers import ResponseParserError
 
 from mixer_dist.errors import AccessError, ConfigError, MissingError, MixerError, StorageError
+from mixer_dist.storage.urls import is_s3
 
-FAILURES = (OSError, ClientError, BotoCoreError, ImportError, ValueError)
+FAILURES = (OSError, ClientError, BotoCoreError, ResponseParserError, ImportError, ValueError)
 """What an operation of an fsspec file system may raise."""
 
 # What may be over in a moment; every other error of botocore is about the options.
 _PASSING = (ConnectionError, HTTPClientError, CredentialRetrievalError, FlexibleChecksumError)
 _FINAL_ERRNOS = (errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT)
-_FINAL_CODES = ("AuthorizationHeaderMalformed", "PermanentRedirect", "InvalidBucketName", "301")
-_PASSING_STATUSES = (408, 425, 429)  # of HTTP's 4xx; all 5xx pass too
+_PASSING_STATUSES = (408, 409, 425, 429)  # of HTTP's 4xx; all 5xx pass too
+# S3 says these with status 400: an upload that was damaged or slow on its way.
+_PASSING_CODES = ("RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch")
+# And these of credentials that are over; a HEAD has no body, so no code but its status.
+_ACCESS_CODES = ("InvalidToken", "TokenRefreshRequired", "400")
 
 
 def final_error(url: str, error: Exception) -> MixerError | None:
     """What the user is told of an error that trying again would not mend, else None."""
-    status = error.status if isinstance(error, ClientResponseError) else None
+    status, code = _status_and_code(error)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return MissingError(f"not there: {url} ({reason(error)})")
     is_refused = isinstance(error, PermissionError | NoCredentialsError | PartialCredentialsError)
-    if is_refused or status in (401, 403):
+    if is_refused or status in (401, 403) or code in _ACCESS_CODES:
         return AccessError(_access_line(url, error))
     if isinstance(error, IsADirectoryError | NotADirectoryError | FileExistsError):
         return ConfigError(f"{url}: a file is where a folder is expected, or a folder for a file")
     is_option = isinstance(error, BotoCoreError) and not isinstance(error, _PASSING)
     if is_option or isinstance(error, ImportError | ValueError):  # no such scheme or endpoint
         return ConfigError(f"cannot open {url!r}: {reason(error)}")
-    return StorageError(f"{url}: {reason(error)}") if _is_final(error, status) else None
+    is_final = _is_clients_fault(status, code) or is_errno(error, *_FINAL_ERRNOS)
+    return StorageError(f"{url}: {reason(error)}") if is_final else None
 
 
-def _is_final(error: BaseException, status: int | None) -> bool:
-    """Whether trying again is pointless."""
+def _status_and_code(error: BaseException) -> tuple[int | None, str | None]:
+    """HTTP's status of a reply, and S3's code in it."""
+    if isinstance(error, ClientResponseError):
+        return error.status, None
     reply = getattr(error.__cause__, "response", None) or {}
-    code = reply.get("Error", {}).get("Code")
-    is_clients_fault = status is not None and status < 500 and status not in _PASSING_STATUSES
-    return is_clients_fault or code in _FINAL_CODES or is_errno(error, *_FINAL_ERRNOS)
+    status = reply.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status, reply.get("Error", {}).get("Code")
+
+
+def _is_clients_fault(status: int | None, code: str | None) -> bool:
+    """Whether a reply says that the request was wrong: the same one will be wrong again."""
+    is_passing = status in _PASSING_STATUSES or code in _PASSING_CODES
+    return status is not None and 300 <= status < 500 and not is_passing
 
 
 def is_errno(error: BaseException, *numbers: int) -> bool:
@@ -56,13 +69,19 @@ def is_errno(error: BaseException, *numbers: int) -> bool:
 
 def reason(error: BaseException) -> str:
     """An error in a few words, on one line."""
+    if isinstance(error, ClientPayloadError):
+        return "the reply broke off"
+    status, _ = _status_and_code(error)
+    if isinstance(error, OSError) and error.strerror and status:  # its errno is s3fs's choice
+        return f"HTTP {status}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def hint(url: str) -> str:
     """What to look at when a place stays out of reach."""
-    is_remote = "://" in url
-    return "; check the network, storage.*.endpoint_url or AWS_ENDPOINT_URL" if is_remote else ""
+    if is_s3(url):
+        return "; check the network, storage.*.endpoint_url or AWS_ENDPOINT_URL"
+    return "; check the network" if "://" in url else ""
 
 
 def _access_line(url: str, error: BaseException) -> str:

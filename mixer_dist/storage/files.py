@@ -1,7 +1,6 @@
 """Storage: opens any URL with its options, and keeps trying until a deadline."""
 
 import copy
-import errno
 import logging
 import os
 import random
@@ -13,13 +12,13 @@ from typing import Any, Self, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from s3fs import S3FileSystem
 
 from mixer_dist.config import StorageConfig
 from mixer_dist.errors import AccessError, MissingError, RefusedError, StorageError
-from mixer_dist.storage.failures import FAILURES, final_error, hint, is_errno, reason
-from mixer_dist.storage.ranges import UNKNOWN, Version, try_range
-from mixer_dist.storage.s3_options import s3_arguments
+from mixer_dist.storage.failures import FAILURES, final_error, hint, reason
+from mixer_dist.storage.ranges import UNKNOWN, Version
+from mixer_dist.storage.requests import Request
+from mixer_dist.storage.s3_systems import S3Systems
 from mixer_dist.storage.urls import is_s3, join, parent
 
 FIRST_DELAY_S = 0.2
@@ -35,7 +34,7 @@ class Storage:
 
     def __init__(self, options: Mapping[str, StorageConfig] | None = None) -> None:
         self._options = dict(options or {})
-        self._s3 = _S3Systems()
+        self._s3 = S3Systems()
         self._stopped = threading.Event()
 
     def __reduce__(self) -> Any:
@@ -55,9 +54,9 @@ class Storage:
     def read(self, url: str) -> bytes:
         """A whole file; MissingError, AccessError, StorageError."""
 
-        def read(fs: Any, path: str) -> bytes:
-            size = int(fs.info(path)["size"])
-            data, version = self._try_range(fs, path, 0, size) if size else (b"", UNKNOWN)
+        def read(request: Request) -> bytes:
+            size = request.size()
+            data, version = request.read(0, size) if size else (b"", UNKNOWN)
             if len(data) != size or version.num_bytes not in (None, size):
                 raise OSError(f"expected {size} bytes, got {len(data)} of {version.num_bytes}")
             return data
@@ -71,10 +70,10 @@ class Storage:
     def read_versioned(self, url: str, start: int, stop: int) -> tuple[bytes, Version]:
         """The same, and which content of the file they are of."""
 
-        def read(fs: Any, path: str) -> tuple[bytes, Version]:
-            data, version = self._try_range(fs, path, start, stop)
+        def read(request: Request) -> tuple[bytes, Version]:
+            data, version = request.read(start, stop)
             if len(data) != stop - start:  # a store may end a reply early without an error
-                _check_reaches(url, int(fs.info(path)["size"]), stop)
+                _check_reaches(url, request.size(), stop)
                 raise OSError(f"expected {stop - start} bytes from {start}, got {len(data)}")
             return data, version
 
@@ -82,17 +81,17 @@ class Storage:
 
     def size(self, url: str) -> int:
         """The size of a file, in bytes."""
-        return self._persist(url, lambda fs, path: int(fs.info(path)["size"]))
+        return self._persist(url, Request.size)
 
     def exists(self, url: str) -> bool:
         """Whether a file or folder is there."""
-        return self._persist(url, lambda fs, path: bool(fs.exists(path)))
+        return self._persist(url, lambda request: bool(request.ask("exists")))
 
     def names(self, url: str) -> list[str]:
         """Names in a folder, sorted; none where the folder is not there."""
 
-        def read(fs: Any, path: str) -> list[str]:
-            return sorted(PurePosixPath(found).name for found in fs.ls(path, detail=False))
+        def read(request: Request) -> list[str]:
+            return sorted(PurePosixPath(found).name for found in request.ask("ls", detail=False))
 
         try:
             return self._persist(url, read)
@@ -106,17 +105,15 @@ class Storage:
     def write_parts(self, url: str, parts: Callable[[], Iterable[Any]]) -> None:
         """Write a file from buffers, whole or not at all; `parts` is called anew for each try."""
 
-        def write(fs: Any, path: str) -> None:
-            if isinstance(fs, LocalFileSystem):
-                _write_local(fs, path, parts())
-            else:
-                _write_remote(fs, path, parts())
+        def write(request: Request) -> None:
+            is_local = isinstance(request.fs, LocalFileSystem)
+            (_write_local if is_local else _write_remote)(request.fs, request.path, parts())
 
         self._persist(url, write)
 
     def delete(self, url: str) -> None:
         """Remove one file."""
-        self._persist(url, lambda fs, path: fs.rm_file(path))
+        self._persist(url, lambda request: request.ask("rm_file"))
 
     def check_writable(self, url: str) -> None:
         """Write and remove a small file in a folder, so that a run fails now, not hours later."""
@@ -137,82 +134,50 @@ class Storage:
         fs, path = fsspec.core.url_to_fs(url)
         return fs, path
 
-    def _try_range(self, fs: Any, path: str, start: int, stop: int) -> tuple[bytes, Version]:
-        try:
-            return try_range(fs, path, start, stop, self._stopped)
-        except OSError as error:
-            if not is_errno(error, errno.EINVAL):  # S3's answer to a range that starts past the end
-                raise
-            return b"", UNKNOWN
-
     def _options_for(self, url: str) -> StorageConfig:
         fitting = [prefix for prefix in self._options if url.startswith(prefix)]
         return self._options[max(fitting, key=len)] if fitting else StorageConfig()
 
-    def _persist(self, url: str, operation: Callable[[Any, str], T]) -> T:
+    def _persist(self, url: str, operation: Callable[[Request], T]) -> T:
         """Run an operation, again after passing failures, until it is done or time is over."""
         options = self._options_for(url)
         give_up = time.monotonic() + options.deadline_s
         delay_s = FIRST_DELAY_S
-        while True:
+        while not self._stopped.is_set():
+            fs, path = self._connect(url)
             try:
-                done = operation(*self.open(url))
-                self._s3.proved(options)
+                done = operation(Request(fs, path, options.deadline_s, self._stopped))
+                self._s3.proved(options, fs)
                 return done
             except FAILURES as error:
-                self._check_passing(url, options, error)
-                if time.monotonic() + delay_s > give_up:
+                self._check_passing(url, fs, error)
+                remaining_s = give_up - time.monotonic()
+                if remaining_s <= 0:
                     message = f"{url}: {reason(error)}, for {options.deadline_s:g} s{hint(url)}"
-                    raise StorageError(message) from error
+                    raise final_error(url, error) or StorageError(message) from error
                 if delay_s == FIRST_DELAY_S:
                     logger.warning(
                         "%s: %s; trying for %g s", url, reason(error), options.deadline_s
                     )
             # at random, since ranks must not come back in step
-            if self._stopped.wait(delay_s * random.uniform(0.5, 1.5)):
-                raise StorageError(f"{url}: no longer wanted")
+            self._stopped.wait(min(delay_s * random.uniform(0.5, 1.5), remaining_s))
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
+        raise StorageError(f"{url}: no longer wanted")
 
-    def _check_passing(self, url: str, options: StorageConfig, error: Exception) -> None:
+    def _connect(self, url: str) -> tuple[Any, str]:
+        try:
+            return self.open(url)
+        except FAILURES as error:  # no request is made yet, so that none could go better later
+            raise final_error(url, error) or StorageError(f"{url}: {reason(error)}") from error
+
+    def _check_passing(self, url: str, fs: Any, error: Exception) -> None:
         """Raise what the user is told, unless another try may go well."""
         final = final_error(url, error)
-        if isinstance(final, AccessError) and is_s3(url) and self._s3.renew(options):
+        is_refused = isinstance(final, AccessError) and is_s3(url)
+        if is_refused and self._s3.renew(self._options_for(url), fs):
             logger.warning("%s: %s; asking for credentials anew", url, reason(error))
         elif final:
             raise final from error
-
-
-class _S3Systems:
-    """One s3fs file system for each set of options.
-
-    Our own: fsspec's shared ones keep the credentials of whoever came first.
-    """
-
-    def __init__(self) -> None:
-        self._systems: dict[StorageConfig, Any] = {}
-        self._proven: set[StorageConfig] = set()
-        self._lock = threading.Lock()
-
-    def get(self, options: StorageConfig) -> Any:
-        with self._lock:
-            if options not in self._systems:
-                self._systems[options] = S3FileSystem(
-                    skip_instance_cache=True, **s3_arguments(options)
-                )
-            return self._systems[options]
-
-    def proved(self, options: StorageConfig) -> None:
-        """Note that the credentials at hand are right."""
-        self._proven.add(options)
-
-    def renew(self, options: StorageConfig) -> bool:
-        """Forget credentials that were right before, as they may have been rotated since."""
-        with self._lock:
-            if options not in self._proven:
-                return False
-            self._proven.discard(options)
-            del self._systems[options]
-            return True
 
 
 def _check_reaches(url: str, size: int, stop: int) -> None:

@@ -1,31 +1,20 @@
-"""One try of a ranged read: all bytes of the range in one request, and which content they are of.
+"""Ranged reads: all bytes of the range in one request, and which content they are of.
 
-A try may stall or crawl; it then ends by a deadline that its size decides.
+S3 is asked past s3fs's own methods, which retry out of sight and drop the replies' headers.
 """
 
-import asyncio
-import errno
 import os
-import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, wait
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError as S3Error
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.http import HTTPFileSystem
-from fsspec.implementations.local import LocalFileSystem
 from s3fs import S3FileSystem
 from s3fs.errors import translate_boto_error
 
-STALL_S = 15.0  # for the first byte of a reply, and between two of them
-MIN_BYTES_PER_S = 100_000  # a read that is slower is given up, and tried on a new connection
-
-POLL_S = 0.5
-
-T = TypeVar("T")
-
 _HTTP_PARTIAL, _HTTP_PAST_END = 206, 416
+_S3_PAST_END = "InvalidRange"
 
 
 class Version(NamedTuple):
@@ -39,36 +28,19 @@ class Version(NamedTuple):
 
 UNKNOWN = Version(None, "")
 
-
-def try_range(
-    fs: Any, path: str, start: int, stop: int, stopped: threading.Event
-) -> tuple[bytes, Version]:
-    """Bytes [start, stop) of a file, perhaps fewer; raises whatever the file system raises."""
-    if isinstance(fs, LocalFileSystem):
-        return _from_disk(path, start, stop)
-    if not isinstance(fs, AsyncFileSystem):
-        return bytes(fs.cat_file(path, start=start, end=stop)), UNKNOWN
-    timeout_s = STALL_S + (stop - start) / MIN_BYTES_PER_S
-    reading = asyncio.wait_for(_reader(fs)(fs, path, start, stop), timeout_s)
-    return _wait_for(asyncio.run_coroutine_threadsafe(reading, fs.loop), stopped)
+Found = tuple[bytes, Version]
+"""Of a range that reaches past the end, the bytes up to there."""
 
 
-def _wait_for(future: Future[T], stopped: threading.Event) -> T:
-    """A result from the event loop's thread; TimeoutError when it is no longer wanted."""
-    while not wait([future], POLL_S).done:
-        if stopped.is_set():
-            future.cancel()
-            raise TimeoutError("no longer wanted")
-    return future.result()
-
-
-def _reader(fs: AsyncFileSystem) -> Callable[..., Coroutine[Any, Any, tuple[bytes, Version]]]:
+def range_reader(fs: AsyncFileSystem) -> Callable[..., Coroutine[Any, Any, Found]]:
+    """What reads (fs, path, start, stop) from this kind of file system."""
     if isinstance(fs, S3FileSystem):
         return _from_s3
     return _from_http if isinstance(fs, HTTPFileSystem) else _from_others
 
 
-def _from_disk(path: str, start: int, stop: int) -> tuple[bytes, Version]:
+def from_disk(path: str, start: int, stop: int) -> Found:
+    """Bytes [start, stop) of a local file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         status = os.fstat(descriptor)
@@ -82,29 +54,43 @@ def _from_disk(path: str, start: int, stop: int) -> tuple[bytes, Version]:
         os.close(descriptor)
 
 
-async def _from_s3(fs: S3FileSystem, path: str, start: int, stop: int) -> tuple[bytes, Version]:
-    """Past s3fs's own reading, which retries out of sight and drops the reply's headers."""
-    bucket, key, _ = fs.split_path(path)
-    await fs.set_session()
-    client = await fs.get_s3(bucket)
+async def size_on_s3(fs: S3FileSystem, path: str) -> int:
+    """The size of an object, in bytes."""
     try:
-        reply = await client.get_object(
-            Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **fs.req_kw
-        )
+        client, place = await _s3_place(fs, path)
+        reply = await client.head_object(**place)
+    except S3Error as error:
+        raise translate_boto_error(error) from error
+    return int(reply["ContentLength"])
+
+
+async def _from_s3(fs: S3FileSystem, path: str, start: int, stop: int) -> Found:
+    try:
+        client, place = await _s3_place(fs, path)
+        reply = await client.get_object(**place, Range=f"bytes={start}-{stop - 1}")
         async with reply["Body"] as body:
             data = await body.read()
     except S3Error as error:
+        if error.response["Error"]["Code"] == _S3_PAST_END:
+            return b"", UNKNOWN
         raise translate_boto_error(error) from error
     return data, _version(reply.get("ContentRange"), reply.get("ETag"))
 
 
-async def _from_http(fs: HTTPFileSystem, url: str, start: int, stop: int) -> tuple[bytes, Version]:
+async def _s3_place(fs: S3FileSystem, path: str) -> tuple[Any, dict[str, Any]]:
+    """A client, and its arguments that name an object."""
+    bucket, key, _ = fs.split_path(path)
+    await fs.set_session()
+    return await fs.get_s3(bucket), {"Bucket": bucket, "Key": key, **fs.req_kw}
+
+
+async def _from_http(fs: HTTPFileSystem, url: str, start: int, stop: int) -> Found:
     headers = {**fs.kwargs.get("headers", {}), "Range": f"bytes={start}-{stop - 1}"}
     session = await fs.set_session()
     request = session.get(fs.encode_url(url), **{**fs.kwargs, "headers": headers})
     async with request as reply:
         if reply.status == _HTTP_PAST_END:
-            raise OSError(errno.EINVAL, "the range starts past the end")
+            return b"", UNKNOWN
         fs._raise_not_found_for_status(reply, url)
         if reply.status != _HTTP_PARTIAL:
             raise ValueError("its server does not give ranges of a file (HTTP 206)")
@@ -113,9 +99,7 @@ async def _from_http(fs: HTTPFileSystem, url: str, start: int, stop: int) -> tup
         )
 
 
-async def _from_others(
-    fs: AsyncFileSystem, path: str, start: int, stop: int
-) -> tuple[bytes, Version]:
+async def _from_others(fs: AsyncFileSystem, path: str, start: int, stop: int) -> Found:
     return bytes(await fs._cat_file(path, start=start, end=stop)), UNKNOWN
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from mixer_dist.config import StorageConfig
+from mixer_dist.storage.requests import stall_limit_s
 
 
 def s3_arguments(options: StorageConfig) -> dict[str, Any]:
@@ -31,7 +32,8 @@ def _connection(options: StorageConfig) -> dict[str, Any]:
             "response_checksum_validation": options.checksum,
             "s3": style,
             "proxies": proxies,
-            "retries": {"total_max_attempts": 1},  # one back-off is enough: ours, or s3fs's
+            "read_timeout": stall_limit_s(options.deadline_s),
+            "retries": {"total_max_attempts": 1},  # one back-off is enough: ours
         }
     )
 

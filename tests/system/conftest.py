@@ -13,7 +13,8 @@ from tests.swift import Swift, serve_swift
 def swift(credentials: Credentials, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swift]:
     """OpenStack Swift, which is strict where rclone is not."""
     directory = tmp_path_factory.mktemp("swift")
-    with serve_swift(directory, key=credentials.key, secret=credentials.secret) as server:
+    key, secret = credentials.key, credentials.secret
+    with serve_swift(directory, key=key, secret=secret, others=["test:other"]) as server:
         yield server
 
 
