@@ -171,7 +171,7 @@ def _read_index(storage: Storage, part: Part) -> bytes:
     """The bytes that the manifest's hash is of, read again where they were damaged on the way."""
     try:
         for _ in range(NUM_READS):
-            data = storage.read(part.index_url)
+            data = storage.read(part.index_url, part.shard.num_samples * INDEX_ROW.itemsize)
             if hashlib.sha256(data).hexdigest() == part.shard.index_sha256:
                 return data
     except MissingError as error:

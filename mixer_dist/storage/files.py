@@ -51,14 +51,18 @@ class Storage:
         """End what waits, in any thread: reads under way and further tries."""
         self._stopped.set()
 
-    def read(self, url: str) -> bytes:
-        """A whole file; MissingError, AccessError, StorageError."""
+    def read(self, url: str, num_bytes: int | None = None) -> bytes:
+        """A whole file; MissingError, AccessError, StorageError.
+
+        Where its size is known beforehand, nobody has to ask for it.
+        """
 
         def read(request: Request) -> bytes:
-            size = request.size()
-            data, version = request.read(0, size) if size else (b"", UNKNOWN)
-            if len(data) != size or version.num_bytes not in (None, size):
-                raise OSError(f"expected {size} bytes, got {len(data)} of {version.num_bytes}")
+            data = None if num_bytes is None else _whole(request, num_bytes)
+            if data is None:
+                data = _whole(request, request.size())
+            if data is None:
+                raise OSError("cut off, or changed while it was read")
             return data
 
         return self._persist(url, read)
@@ -178,6 +182,13 @@ class Storage:
             logger.warning("%s: %s; asking for credentials anew", url, reason(error))
         elif final:
             raise final from error
+
+
+def _whole(request: Request, num_bytes: int) -> bytes | None:
+    """A file's content, if it has just so many bytes."""
+    data, version = request.read(0, num_bytes) if num_bytes else (b"", UNKNOWN)
+    is_whole = len(data) == num_bytes and version.num_bytes in (None, num_bytes)
+    return data if is_whole else None
 
 
 def _check_reaches(url: str, size: int, stop: int) -> None:

@@ -88,9 +88,9 @@ class CountingStorage(Storage):
     def twin(self) -> "CountingStorage":
         return self  # so that its counts are seen
 
-    def read(self, url: str) -> bytes:
+    def read(self, url: str, num_bytes: int | None = None) -> bytes:
         self.reads.append(Path(url).name)
-        return super().read(url)
+        return super().read(url, num_bytes)
 
 
 def augmented(
