@@ -14,7 +14,7 @@ from zlib_ng.zlib_ng import crc32  # three times as fast as zlib's
 from mixer_dist.data.cache import BoundedCache
 from mixer_dist.data.labels import ShardLabels, load_shard_labels
 from mixer_dist.data.manifest import Dataset, Index, Part, load_index
-from mixer_dist.errors import DataError, MissingError
+from mixer_dist.errors import AccessError, DataError, MissingError
 from mixer_dist.storage import Storage, Version
 
 NUM_READS = 3  # of a span whose CRC is wrong, before the sample counts as damaged
@@ -179,6 +179,8 @@ class ChunkReader:
                 version = version._replace(num_bytes=self._storage.size(part.url))
         except MissingError as error:
             raise DataError(f"a shard is missing: {error}") from error
+        except AccessError as error:  # the run has begun: it fails, it is not refused
+            raise DataError(str(error)) from error
         return data, version
 
     def _check_version(self, shard: int, version: Version, spans: Sequence[Span]) -> None:

@@ -12,7 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from webdataset import DataPipeline
 from mixer_dist import distributed
 from mixer_dist.config import RunConfig
 from mixer_dist.data.augment import (
+    Draws,
     depth_masks,
     draw,
     mixup_lambda,
@@ -50,6 +51,7 @@ from mixer_dist.storage import Storage
 
 Stage = Callable[[Iterable[Sample]], Iterator[Sample]]
 
+POSITIONS_AT_ONCE = 512  # located and drawn for
 SPARE_CHUNKS = 4  # beside those of the lanes
 
 _NEEDED = ("__key__", "position", "labels", "shard", "index", "crc32", "bad_sample")  # by a batch
@@ -177,30 +179,41 @@ class TrainStream:
 
     def _source(self) -> Iterator[Sample]:
         """The samples of this rank's slices; the chunks of the next step are read meanwhile."""
-        operations = self._config.augment.randaugment
-        num_layers = operations.layers if operations else 0
         ahead = self._located()
         due = next(ahead, None)
         while due:
-            mine, samples = due
+            drawn, samples = due
             due = next(ahead, None)
-            drawn = draw(self._config.seed, mine, num_layers)
-            images = empty_images(self._share.num_rows, len(mine), self._config.model.image_size)
+            images = empty_images(self._share.num_rows, len(drawn), self._config.model.image_size)
             self._images.append(images)
-            for draws, sample, row in zip(drawn, samples.tolist(), images, strict=False):
+            for draws, sample, row in zip(drawn, samples, images, strict=False):
                 yield {
                     "__key__": "", "position": draws.position, "sample": sample, "draws": draws,
                     "row": row,
                 }  # fmt: skip
 
-    def _located(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Each step's positions of this rank and their samples, whose chunks are asked for."""
-        for _, positions in self._steps():
-            mine = self._mine(positions)
-            samples = self._order.samples(mine)[1]
-            for chunk in np.unique(samples // self._order.chunk_samples).tolist():
-                self._loader.prefetch(chunk * self._order.chunk_samples)
-            yield mine, samples
+    def _located(self) -> Iterator[tuple[list[Draws], list[int]]]:
+        """Each step's draws and samples of this rank, whose chunks are asked for.
+
+        Of several steps at once, since a NumPy call costs as much for one image as for a hundred.
+        """
+        operations = self._config.augment.randaugment
+        num_layers = operations.layers if operations else 0
+        steps = (self._mine(positions) for _, positions in self._steps())
+        while block := list(islice(steps, 1 + POSITIONS_AT_ONCE // self._share.num_rows)):
+            positions = np.concatenate(block)
+            samples = self._order.samples(positions)[1].tolist()
+            drawn = draw(self._config.seed, positions, num_layers)
+            for start, size in zip(
+                accumulate(map(len, block), initial=0), map(len, block), strict=False
+            ):
+                of_step = slice(start, start + size)
+                self._prefetch(samples[of_step])
+                yield drawn[of_step], samples[of_step]
+
+    def _prefetch(self, samples: Sequence[int]) -> None:
+        for chunk in sorted({sample // self._order.chunk_samples for sample in samples}):
+            self._loader.prefetch(chunk * self._order.chunk_samples)
 
     def _decode(self, sample: Sample) -> Sample:
         encoded = EncodedImage(sample["data"])

@@ -21,7 +21,7 @@ from mixer_dist.data.batch import Batch
 from mixer_dist.data.fetch import ChunkReader
 from mixer_dist.data.run_data import training_data
 from mixer_dist.data.stream import Cursor, Share, TrainStream
-from mixer_dist.errors import AccessError, DataError, MixerError, StorageError
+from mixer_dist.errors import DataError, MixerError, StorageError
 from mixer_dist.storage import Storage, join
 from tests.data.handmade import good_sample, stream_config, write_dataset
 from tests.fault_proxy import Fault, FaultProxy
@@ -191,7 +191,7 @@ def test_revoked_credentials_stop_the_run(place):
     def revoke() -> None:
         place.proxy.fail(Fault("refused", status=403, methods=("GET", "HEAD")))
 
-    line = stopped(AccessError, lambda: place.batches(revoke))
+    line = stopped(DataError, lambda: place.batches(revoke))
     assert place.folder in line and "AWS_SECRET_ACCESS_KEY" in line
 
 
