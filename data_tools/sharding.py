@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from data_tools.dataset_folder import QUARANTINE_NAME, DatasetFolder, remove_temporaries
-from data_tools.progress import watch
+from data_tools.progress import say, watch
 from data_tools.shard_passes import ShardTask, Written, compare_files, read_excluded, write_shards
 from data_tools.shard_summary import describe_dataset, describe_images, name_left_out
 from data_tools.storage_options import open_storage
@@ -114,11 +114,16 @@ class Sharding:
     def _begin(self) -> Written:
         """Open the journals; the shards that are there already."""
         remove_temporaries(self._storage, self._arguments.destination)
-        return {
+        finished = {
             (folder.url, name): written
             for folder in self._folders
             for name, written in folder.resume(self._job).items()
         }
+        if finished:
+            say(f"going on: {len(finished):,} finished shards are there already")
+        elif any(folder.is_marked for folder in self._folders):
+            say("the run that was stopped here had other images or settings: all is done anew")
+        return finished
 
     def _write_shards(self, finished: Written) -> list[list[WrittenShard]]:
         """All shards of each dataset."""

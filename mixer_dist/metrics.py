@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mixer_dist.errors import DataError
 from mixer_dist.run_dir import RunDir, attempt_numbers, read_attempt
 from mixer_dist.storage import Storage, join
 
@@ -126,4 +127,11 @@ def attempt_lines(storage: Storage, run_dir: RunDir, attempt: int) -> list[Line]
 
 
 def _lines(storage: Storage, url: str) -> list[Line]:
-    return [json.loads(line) for line in storage.read(url).decode().splitlines()]
+    """Every line of a file; DataError where one is damaged."""
+    lines = []
+    for number, text in enumerate(storage.read(url).splitlines(), 1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError as error:
+            raise DataError(f"{url}, line {number} is damaged: restore the file") from error
+    return lines

@@ -176,7 +176,10 @@ def _read_index(storage: Storage, part: Part) -> bytes:
                 return data
     except MissingError as error:
         raise DataError(f"the index of {part.url} is missing: {error}") from error
-    raise DataError(f"{part.index_url} is not the index that the manifest names: shard anew")
+    raise DataError(
+        f"{part.index_url} is not the index that the manifest names: restore it, or make "
+        "the dataset anew"
+    )
 
 
 def name_in(folder: str, url: str) -> str:

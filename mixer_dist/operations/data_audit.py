@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from mixer_dist.checkpoint.restore import list_checkpoints
 from mixer_dist.data.manifest import Dataset, load_index
 from mixer_dist.data.order import Window, batch_positions, sample_hashes
 from mixer_dist.data.run_data import sample_order, training_data
@@ -54,6 +55,8 @@ class Difference:
 class Audit:
     """What was found."""
 
+    total_steps: int
+    """Of the run when it is done."""
     num_steps: int = 0
     """Steps whose record is right, up to the first difference."""
     attempts: list[int] = field(default_factory=list)
@@ -75,14 +78,29 @@ def audit(run_dir: RunDir) -> Audit:
     if not numbers:
         raise MissingError(f"no run at {run_dir.url}: it has no attempts/")
     attempts = [read_attempt(storage, run_dir, number) for number in numbers]
-    found = Audit()
+    _check_complete(run_dir, attempts)
+    found = Audit(total_steps=attempts[-1].config.total_steps)
+    saved_step = _newest_saved_step(storage, run_dir)
     for attempt, last_step in zip(attempts, _last_steps(attempts), strict=True):
         if found.difference or (last_step is not None and last_step <= attempt.resumed_from):
             continue  # a later attempt did all its steps again
         found.attempts.append(attempt.attempt)
         found.skipped = attempt.skipped
-        _audit_attempt(found, storage, run_dir, attempt, last_step)
+        _audit_attempt(found, storage, run_dir, attempt, last_step, saved_step)
     return found
+
+
+def _check_complete(run_dir: RunDir, attempts: Sequence[Attempt]) -> None:
+    """Steps of an attempt that is no longer on record cannot be audited; DataError."""
+    numbers = [attempt.attempt for attempt in attempts]
+    if missing := sorted({*range(1, numbers[-1] + 1)} - {*numbers}):
+        raise DataError(f"{run_dir.attempt_file(missing[0])} is missing: restore the file")
+
+
+def _newest_saved_step(storage: Storage, run_dir: RunDir) -> int:
+    """Up to where checkpoints prove that the run has come; 0 where there is none."""
+    checkpoints, _ = list_checkpoints(storage, run_dir)
+    return max((checkpoint.manifest.step for checkpoint in checkpoints), default=0)
 
 
 def _last_steps(attempts: Sequence[Attempt]) -> list[int | None]:
@@ -93,12 +111,17 @@ def _last_steps(attempts: Sequence[Attempt]) -> list[int | None]:
 
 
 def _audit_attempt(
-    found: Audit, storage: Storage, run_dir: RunDir, attempt: Attempt, last_step: int | None
+    found: Audit,
+    storage: Storage,
+    run_dir: RunDir,
+    attempt: Attempt,
+    last_step: int | None,
+    saved_step: int,
 ) -> None:
     events = read_events(storage, run_dir, attempt.attempt)
     replaced = {e["position"]: e for e in events if e["event"] == "bad_sample"}
     lines = {line["step"]: line for line in attempt_lines(storage, run_dir, attempt.attempt)}
-    stop = last_step if last_step is not None else max(lines, default=attempt.resumed_from)
+    stop = last_step if last_step is not None else max([saved_step, *lines])
     steps = range(attempt.resumed_from + 1, stop + 1)
     name = f"attempt {attempt.attempt}"
     expected = Ledger(attempt, replaced).records(len(steps))
@@ -191,7 +214,7 @@ def audit_lines(found: Audit) -> list[str]:
     """The result in sentences."""
     attempts = ", ".join(map(str, found.attempts))
     return [
-        f"{found.num_steps:,} steps of attempts {attempts} read what they should.",
+        f"attempts {attempts}: {found.num_steps:,} of {found.total_steps:,} steps are right",
         *(
             f"left out by hand: positions {start:,} to {stop - 1:,}"
             for start, stop in found.skipped
@@ -210,6 +233,11 @@ def _substitution_line(event: dict[str, Any]) -> str:
 
 def difference_line(difference: Difference) -> str:
     """The first wrong step, in words."""
+    if difference.found == NOT_THERE:
+        return (
+            f"step {difference.step} (attempt {difference.attempt}) has no line in metrics/: "
+            "nobody can tell what it read"
+        )
     return (
         f"step {difference.step} (attempt {difference.attempt}) is the first that did not read "
         f"what it should: batch_digest {difference.found.digest} up to position "

@@ -16,6 +16,7 @@ from mixer_dist.data.stream import Cursor, Share, TrainStream
 from mixer_dist.errors import ConfigError
 from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt
 from mixer_dist.storage import Storage
+from mixer_dist.train.start import as_begun
 
 MIN_CELL_PX = 96
 CAPTION_PX = 14
@@ -66,17 +67,19 @@ def step_data(config: RunConfig, step: int) -> StepData:
 
 
 def _as_begun(config: RunConfig, storage: Storage, step: int) -> tuple[RunConfig, Cursor]:
-    """The configuration with the order that a run began with, and where the step's data begin."""
+    """The configuration with the order that its run began with, and where the step's data begin.
+
+    ConfigError where the run in run_dir is another one.
+    """
     attempts = _attempts(config, storage)
     if not attempts:
         return config, Cursor(step - 1, (step - 1) * config.global_batch_size)
-    before = [attempt for attempt in attempts if attempt.resumed_from < step]
-    attempt = before[-1]
+    config = as_begun(config, training_data(config, storage), attempts[-1])
+    attempt = [attempt for attempt in attempts if attempt.resumed_from < step][-1]
     skipped = tuple(Window(*window) for window in attempt.skipped)
-    num_before = (step - 1 - attempt.resumed_from) * attempt.config.global_batch_size
+    num_before = (step - 1 - attempt.resumed_from) * config.global_batch_size
     passed = batch_positions(attempt.position, num_before + 1, skipped)
-    recorded = attempt.config.model_copy(update={"storage": config.storage})
-    return recorded, Cursor(step - 1, int(passed[-1]), skipped)
+    return config, Cursor(step - 1, int(passed[-1]), skipped)
 
 
 def _attempts(config: RunConfig, storage: Storage) -> list[Attempt]:

@@ -66,7 +66,7 @@ def _checked(config: RunConfig, storage: Storage, run_dir: RunDir) -> dict[str, 
         user_stage(name)
     numbers = attempt_numbers(storage, run_dir)
     if numbers:
-        config = _as_begun(config, dataset, read_attempt(storage, run_dir, numbers[-1]))
+        config = as_begun(config, dataset, read_attempt(storage, run_dir, numbers[-1]))
     sample_order(config, dataset)
     storage.check_writable(run_dir.url)
     order = resolve_order(config, dataset)
@@ -82,7 +82,7 @@ def _check_classes(config: RunConfig, dataset: Dataset) -> None:
         )
 
 
-def _as_begun(config: RunConfig, dataset: Dataset, last: Attempt) -> RunConfig:
+def as_begun(config: RunConfig, dataset: Dataset, last: Attempt) -> RunConfig:
     """The configuration with the order the run began with; ConfigError at a forbidden change."""
     given = {k: v for k, v in config.data.order.model_dump().items() if v is not None}
     order = last.config.data.order.model_copy(update=given)

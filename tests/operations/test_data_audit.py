@@ -92,7 +92,7 @@ def test_a_run_with_restarts_is_clean(capsys, restarted):
     assert (found["num_steps"], found["attempts"]) == (STEPS, [1, 2, 3])
     assert found["difference"] is None and found["substitutions"] == []
     assert cli.main(["data", "audit", str(restarted)]) == 0
-    assert "24 steps of attempts 1, 2, 3 read what they should." in capsys.readouterr().out
+    assert "attempts 1, 2, 3: 24 of 24 steps are right" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("plant", ["swapped", "dropped"])
@@ -135,7 +135,7 @@ def test_a_missing_record_is_found(restarted, tmp_path, capsys):
             target.write_text("".join(kept))
     code, found, line = audited(capsys, copy)
     assert code == 1
-    assert found["difference"]["step"] == 9 and "no record" in line
+    assert found["difference"]["step"] == 9 and "step 9 (attempt 2) has no line in metrics/" in line
 
 
 def test_damaged_samples_are_listed_and_the_run_stays_provable(ranks, digits, tmp_path, capsys):
@@ -168,6 +168,34 @@ def test_changed_data_are_refused(restarted, tmp_path, capsys):
     (copy / "attempts/0001.yaml").write_text(changed)
     assert cli.main(["data", "audit", str(copy)]) == 1
     assert "the data of attempt 1 have changed since" in capsys.readouterr().err
+
+
+def test_a_lost_attempt_is_no_clean_run(restarted, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(restarted, copy)
+    (copy / "attempts/0001.yaml").unlink()
+    assert cli.main(["data", "audit", str(copy)]) == 1
+    assert "attempts/0001.yaml is missing" in capsys.readouterr().err
+
+
+def test_lost_last_lines_are_no_clean_run(restarted, tmp_path, capsys):
+    """The newest checkpoint says how far the run has come."""
+    copy = tmp_path / "run"
+    shutil.copytree(restarted, copy)
+    metrics = copy / "metrics/attempt-0003-000.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-3]))
+    code, found, line = audited(capsys, copy)
+    assert code == 1 and found["num_steps"] == STEPS - 3
+    assert f"step {STEPS - 2} (attempt 3) has no line in metrics/" in line
+
+
+def test_a_damaged_line_is_named(restarted, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(restarted, copy)
+    with (copy / "metrics/attempt-0003-000.jsonl").open("a") as stream:
+        stream.write('{"step": 3')
+    assert cli.main(["data", "audit", str(copy)]) == 1
+    assert "attempt-0003-000.jsonl, line 13 is damaged" in capsys.readouterr().err
 
 
 def test_no_run_is_refused(tmp_path, capsys):

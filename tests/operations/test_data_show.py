@@ -56,12 +56,15 @@ def test_a_run_that_has_begun_shows_its_own_order(capsys, tmp_path, ranks, argum
     """The order is fixed at the first start, whatever the configuration says by now."""
     begun = [*arguments, "data.order.lanes=5", "total_steps=4", "optimizer.warmup_steps=1"]
     assert ranks.run(1, cli.main, ["pretrain", *begun]) == [0]
-    argv = ["data", "show", *arguments, "--step", "3", "--output", str(tmp_path / "x.png")]
+    same = ["total_steps=4", "optimizer.warmup_steps=1"]
+    argv = ["data", "show", *arguments, *same, "--step", "3", "--output", str(tmp_path / "x.png")]
     assert cli.main([*argv, "--json"]) == 0
     keys = [row["key"] for row in json.loads(capsys.readouterr().out)["images"]]
-    elsewhere = [*arguments, "data.order.lanes=5", f"run_dir={tmp_path / 'other'}"]
+    elsewhere = [*arguments, *same, "data.order.lanes=5", f"run_dir={tmp_path / 'other'}"]
     assert cli.main(["data", "show", *elsewhere, *argv[-4:], "--json"]) == 0
     assert [row["key"] for row in json.loads(capsys.readouterr().out)["images"]] == keys
+    assert cli.main([*argv[:2], *arguments, *same, "seed=9", *argv[-4:]]) == 2
+    assert "holds a run that began otherwise: seed: 0 -> 9" in capsys.readouterr().err
 
 
 def test_a_stand_in_is_told(capsys, tmp_path):
