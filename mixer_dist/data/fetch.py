@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -134,7 +135,8 @@ class ChunkReader:
 
     def _load_table(self, shard: int) -> _Table:
         part = self._dataset.parts[shard]
-        return _Table(load_index(self._storage, part), load_shard_labels(self._storage, part))
+        with _failing_the_run():
+            return _Table(load_index(self._storage, part), load_shard_labels(self._storage, part))
 
     def _read_chunk(self, chunk: int) -> Spans:
         """The spans of a chunk's samples: one range read, two or more over shard borders.
@@ -173,14 +175,10 @@ class ChunkReader:
         part = self._dataset.parts[shard]
         with self._lock:
             self.num_requests += 1
-        try:
+        with _failing_the_run():
             data, version = self._storage.read_versioned(part.url, start, stop)
             if version.num_bytes is None and part.url not in self._versions:
                 version = version._replace(num_bytes=self._storage.size(part.url))
-        except MissingError as error:
-            raise DataError(f"a shard is missing: {error}") from error
-        except AccessError as error:  # the run has begun: it fails, it is not refused
-            raise DataError(str(error)) from error
         return data, version
 
     def _check_version(self, shard: int, version: Version, spans: Sequence[Span]) -> None:
@@ -197,6 +195,17 @@ class ChunkReader:
             )
         logger.warning("%s was written again, with the same samples", part.url)
         self._versions[part.url] = version
+
+
+@contextmanager
+def _failing_the_run() -> Iterator[None]:
+    """Make a DataError of what would have been a refusal before the run began."""
+    try:
+        yield
+    except MissingError as error:
+        raise DataError(f"a shard is missing: {error}") from error
+    except AccessError as error:
+        raise DataError(str(error)) from error
 
 
 def _check_size(part: Part, version: Version) -> None:

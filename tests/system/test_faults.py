@@ -103,12 +103,12 @@ BROKEN = [
 REFUSED = [
     Fault("refused", ".tar", 3, status=503),
     Fault("refused", ".idx", 1, status=503),
-    Fault("refused", ".idx", 2, status=500, methods=("HEAD",)),
+    Fault("refused", "manifest", 2, status=500, methods=("HEAD",)),
 ]
 SLOW = [
     Fault("stall", ".tar", 1, AT),
     Fault("slow", ".tar", 1, AT),
-    Fault("stall", ".idx", 1, methods=("HEAD",)),
+    Fault("stall", "manifest", 1, methods=("HEAD",)),
 ]
 
 
