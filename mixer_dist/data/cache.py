@@ -21,6 +21,7 @@ class BoundedCache(Generic[K, V]):
         self._bytes_of = bytes_of
         self._found: OrderedDict[K, Future[V]] = OrderedDict()
         self._num_bytes: dict[K, int] = {}  # of the values that are made
+        self._total_bytes = 0
         self._lock = threading.Lock()
 
     def get(self, key: K) -> V:
@@ -41,6 +42,7 @@ class BoundedCache(Generic[K, V]):
         with self._lock:
             if key in self._num_bytes:  # it may have been dropped meanwhile
                 self._num_bytes[key] -= num_bytes
+                self._total_bytes -= num_bytes
                 if self._num_bytes[key] <= 0:
                     self._drop(key)
 
@@ -69,19 +71,19 @@ class BoundedCache(Generic[K, V]):
             return
         with self._lock:
             self._num_bytes[key] = self._bytes_of(value)
-            self._make_room(key)
+            self._total_bytes += self._num_bytes[key]
+            if self._total_bytes > self._capacity_bytes:
+                self._make_room(key)
         future.set_result(value)
 
     def _make_room(self, newest: K) -> None:
         """Drop the values that were asked for longest ago; whoever holds one may go on using it."""
-        excess = sum(self._num_bytes.values()) - self._capacity_bytes
         for key in list(self._found):
-            if excess <= 0:
+            if self._total_bytes <= self._capacity_bytes:
                 return
             if key in self._num_bytes and key != newest:
-                excess -= self._num_bytes[key]
                 self._drop(key)
 
     def _drop(self, key: K) -> None:
-        del self._num_bytes[key]
+        self._total_bytes -= self._num_bytes.pop(key)
         del self._found[key]
