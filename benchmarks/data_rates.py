@@ -99,6 +99,7 @@ def _readers(images: Path, folder: Path, stack: ExitStack) -> list[Reader]:
     whole, photos = str(folder / "bucket/whole"), str(folder / "photos") + "/"
     readers = [
         Reader("bare decode + crop + resize", "bare", photos),
+        Reader("bare, of the crop only", "bare_crops", photos),
         Reader("mixer_dist, disk", "mixer_dist", f"{whole}/manifest.json"),
         Reader("mixer_dist, S3", "mixer_dist", "s3://bucket/whole/manifest.json"),
         Reader("mixer_dist, shards at 256 px", "mixer_dist", f"{folder}/small/manifest.json"),

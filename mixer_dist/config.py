@@ -126,7 +126,7 @@ class DataConfig(Section):
     max_bad_fraction: Fraction = 0.001
     """Share of undecodable samples above which the run stops."""
     stages: tuple[str, ...] = ()
-    """Dotted names of your own webdataset pipeline stages, run on decoded samples."""
+    """Dotted names of your own webdataset pipeline stages, run on decoded crops."""
 
 
 class RandAugmentConfig(Section):

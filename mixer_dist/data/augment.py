@@ -6,13 +6,13 @@ Images are uint8 (H, W, 3) until they are cropped and resized, then (3, S, S).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mixer_dist.data.decode import REDUCTIONS
+from mixer_dist.data.jpeg_crop import Crop
 from mixer_dist.data.randaugment import DRAWS_PER_LAYER
 from mixer_dist.data.randomness import Purpose, uniforms
 from mixer_dist.data.resizing import resize
@@ -24,15 +24,6 @@ Floats = NDArray[np.float32]
 ASPECT_RATIOS = (0.75, 1.33)  # TensorFlow's defaults, not 4 / 3
 MAX_ATTEMPTS = 100
 FIRST_ATTEMPTS = 2  # enough for nearly every crop
-
-
-class Crop(NamedTuple):
-    """A rectangle of an image, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -160,18 +151,9 @@ def reduction_for(crop: Crop, size_px: int) -> int:
     return next((times for times in REDUCTIONS if side >= 2 * times * size_px), 1)
 
 
-def training_image(
-    image: Image, size: tuple[int, int], crop: Crop, size_px: int, *, flip: bool
-) -> torch.Tensor:
-    """Crop, resize and flip an image (H, W, 3) to (3, size_px, size_px), uint8.
-
-    The crop is of an image of `size` (height, width); this one may be a smaller copy of that.
-    """
-    down, along = image.shape[0] / size[0], image.shape[1] / size[1]
-    top, left = int(crop.top * down), int(crop.left * along)
-    bottom = max(top + 1, round((crop.top + crop.height) * down))
-    right = max(left + 1, round((crop.left + crop.width) * along))
-    pixels = resized(image[top:bottom, left:right], size_px)
+def training_image(crop: Image, size_px: int, *, flip: bool) -> torch.Tensor:
+    """Resize and flip a crop (H, W, 3) to (3, size_px, size_px), uint8."""
+    pixels = resized(crop, size_px)
     return pixels.flip(-1) if flip else pixels
 
 

@@ -1,9 +1,9 @@
 """The stream of batches: a webdataset pipeline around our own source.
 
 1. the source names each position of this rank's slice of each batch and the sample that lies there
-2. load: range reads, CRC, decode; a damaged sample is replaced by its neighbour
+2. load: range reads, CRC, decode, of a crop only; a damaged sample is replaced by its neighbour
 3. the user's own stages
-4. augment: crop, flip and resize, each decided by the position
+4. augment: resize, flip, RandAugment; crop and all are decided by the position
 5. collate: a Batch, with its digest
 """
 
@@ -218,18 +218,13 @@ class TrainStream:
     def _decode(self, sample: Sample) -> Sample:
         encoded = EncodedImage(sample["data"])
         crop = training_crop(*encoded.size, sample["draws"], self._config.augment.min_crop_area)
-        image = encoded.decode(reduction_for(crop, self._config.model.image_size))
-        return sample | {"image": image, "size": encoded.size, "crop": crop}
+        reduction = reduction_for(crop, self._config.model.image_size)
+        return sample | {"image": encoded.decode_crop(crop, reduction)}
 
     def _augment(self, sample: Sample) -> Sample:
         augment, draws = self._config.augment, sample["draws"]
-        pixels = training_image(
-            sample["image"],
-            sample["size"],
-            sample["crop"],
-            self._config.model.image_size,
-            flip=augment.flip and draws.is_flipped,
-        )
+        is_flipped = augment.flip and draws.is_flipped
+        pixels = training_image(sample["image"], self._config.model.image_size, flip=is_flipped)
         if augment.randaugment:
             pixels = randaugment(pixels, augment.randaugment.magnitude, draws.operations)
         sample["row"].copy_(pixels)  # here, where they are at hand, not when the batch is made

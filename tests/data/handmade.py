@@ -99,9 +99,9 @@ def augmented(
     """What training makes of a whole image at a position."""
     [draws] = draw(seed, np.array([position]))
     height, width, _ = image.shape
-    crop = training_crop(height, width, draws, min_area)
-    is_flipped = flip and draws.is_flipped
-    return training_image(image, (height, width), crop, size_px, flip=is_flipped)
+    top, left, tall, wide = training_crop(height, width, draws, min_area)
+    crop = image[top : top + tall, left : left + wide]
+    return training_image(crop, size_px, flip=flip and draws.is_flipped)
 
 
 def stream_config(*manifests: str, **changes: Any) -> RunConfig:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from mixer_dist.data import augment
 from mixer_dist.data.augment import (
-    Crop,
     depth_masks,
     draw,
     inception_crop,
@@ -19,8 +18,8 @@ from mixer_dist.data.augment import (
     reduction_for,
     resized,
     resized_as_evaluated,
-    training_image,
 )
+from mixer_dist.data.jpeg_crop import Crop
 from mixer_dist.data.randomness import Purpose, uniforms
 from tests.data.handmade import augmented
 
@@ -213,20 +212,6 @@ def test_a_crop_after_many_attempts_needs_no_more_luck_than_one_drawn_at_once():
 def test_large_photos_are_decoded_small_where_twice_the_pixels_are_left():
     crops = [(223, 999), (895, 896), (896, 896), (1792, 2000), (3584, 3584), (9000, 9000)]
     assert [reduction_for(Crop(0, 0, *c), 224) for c in crops] == [1, 1, 2, 4, 8, 8]
-
-
-@pytest.mark.parametrize("times", [2, 4])
-def test_a_crop_of_a_reduced_image_shows_the_same_part(times):
-    """A smooth picture, so that only a shift or another part would show."""
-    rows, columns = np.mgrid[:960, :1280]
-    image = np.stack([rows / 960, columns / 1280, (rows + columns) / 2240], -1) * 255
-    small = image.reshape(960 // times, times, 1280 // times, times, 3).mean((1, 3))
-    crop = Crop(101, 203, 700, 651)
-    whole, reduced = (
-        training_image(each.round().astype(np.uint8), (960, 1280), crop, 80, flip=False)
-        for each in (image, small)
-    )
-    assert (whole.int() - reduced.int()).abs().max() <= 2
 
 
 def test_every_second_image_is_flipped_without_a_pattern():
