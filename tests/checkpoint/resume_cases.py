@@ -30,7 +30,9 @@ def attempt_of(config: RunConfig, number: int) -> Attempt:
     )
 
 
-def train_and_save(run_dir: str, engine: str, precision: str) -> list[float]:
+def train_and_save(
+    run_dir: str, engine: str, precision: str, end: int = END
+) -> list[float]:
     """Train, save on the way, go on to the end; the losses after the save."""
     with distributed.connected(60):
         config = tiny_config(engine, precision)
@@ -44,7 +46,7 @@ def train_and_save(run_dir: str, engine: str, precision: str) -> list[float]:
         pieces = list(trained.pieces())
         saver = Saver(storage, RunDir(run_dir), attempt, trained.shapes, pieces)
         saver.start(pieces, state)
-        losses = take_steps(trained, config, SAVED_AT, END)  # while it is being written
+        losses = take_steps(trained, config, SAVED_AT, end)  # while it is being written
         saver.wait()
         return losses
 
@@ -59,22 +61,24 @@ class Resumed(NamedTuple):
     """Of the steps after it."""
 
 
-def restore_and_train(run_dirs: Sequence[str], engine: str, precision: str) -> list[Resumed]:
+def restore_and_train(
+    run_dirs: Sequence[str], engine: str, precision: str, end: int = END
+) -> list[Resumed]:
     """Restore each run's checkpoint into one engine in turn, and go on from it."""
     with distributed.connected(60):
         config = tiny_config(engine, precision)
         trained = tiny_engine(config)
-        return [_resumed(trained, config, run_dir) for run_dir in run_dirs]
+        return [_resumed(trained, config, run_dir, end) for run_dir in run_dirs]
 
 
-def _resumed(trained: Engine, config: RunConfig, run_dir: str) -> Resumed:
+def _resumed(trained: Engine, config: RunConfig, run_dir: str, end: int) -> Resumed:
     storage = Storage()
     checkpoint = newest_verified(storage, RunDir(run_dir))
     assert checkpoint is not None
     load_pieces(storage, checkpoint, trained.pieces())
     trained.refresh(checkpoint.manifest.num_updates)
     same = all(torch.equal(p.tensor.cpu(), _stored(run_dir, p)) for p in trained.pieces())
-    return Resumed(same, trained.num_updates, take_steps(trained, config, SAVED_AT, END))
+    return Resumed(same, trained.num_updates, take_steps(trained, config, SAVED_AT, end))
 
 
 def _stored(run_dir: str, piece: Piece) -> torch.Tensor:
