@@ -148,16 +148,16 @@ def _decode(data: bytes) -> tuple[dict[str, Tensor], Names]:
 def _read(storage: Storage, url: str) -> bytes:
     """A whole file of any size, in parts that are of one version of it."""
     num_bytes = storage.size(url)
-    data, versions = bytearray(), set()
+    parts, versions = [], set()
     with tqdm(total=num_bytes, unit="B", unit_scale=True, leave=False, disable=None) as bar:
         for start in range(0, num_bytes, READ_BYTES):
             part, version = storage.read_versioned(url, start, min(start + READ_BYTES, num_bytes))
-            data += part
+            parts.append(part)
             versions.add(version)
             bar.update(len(part))
     if len(versions) > 1:
         raise StorageError(f"{url} was changed while it was read: try again")
-    return bytes(data)
+    return b"".join(parts)
 
 
 def _patch_size(tensors: Mapping[str, Tensor]) -> int:

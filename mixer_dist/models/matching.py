@@ -15,6 +15,7 @@ from mixer_dist.models.mixer import COLOURS, Dimensions, MlpMixer, patch_grid
 STEM = "stem.weight"  # (C, P*P*3)
 TOKEN_KERNEL = "blocks.0.token_mixing.fc1.weight"  # (D_S, S)
 CHANNEL_KERNEL = "blocks.0.channel_mixing.fc1.weight"  # (D_C, C)
+HEAD = ("head.weight", "head.bias")  # (K, C), (K,)
 
 
 def infer_dimensions(tensors: Mapping[str, Tensor]) -> Dimensions:
@@ -60,6 +61,12 @@ def mismatches(
     return wrong
 
 
+def num_classes(tensors: Mapping[str, Tensor]) -> int:
+    """Return K of a head, 0 where there is none."""
+    head = [tensors[name] for name in HEAD if name in tensors]
+    return next((tensor.shape[0] for tensor in head if tensor.dim()), 0)
+
+
 def _column_dimensions(tensors: Mapping[str, Tensor]) -> Dimensions:
     """Return `MlpMixer`'s arguments for images one patch wide: weights tell S, but not the grid."""
     _check_matrices(tensors, (STEM, TOKEN_KERNEL, CHANNEL_KERNEL))
@@ -73,7 +80,7 @@ def _column_dimensions(tensors: Mapping[str, Tensor]) -> Dimensions:
         "num_blocks": len({found[0] for name in tensors if (found := _block(name))}),
         "tokens_mlp_dim": tokens_mlp_dim,
         "channels_mlp_dim": tensors[CHANNEL_KERNEL].shape[0],
-        "num_classes": tensors["head.bias"].numel() if "head.bias" in tensors else 0,
+        "num_classes": num_classes(tensors),
     }
 
 

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from mixer_dist.models.initial import initial_value
-from mixer_dist.models.matching import TOKEN_KERNEL, mismatches
+from mixer_dist.models.matching import HEAD, TOKEN_KERNEL, mismatches, num_classes
 from mixer_dist.models.mixer import MlpMixer, patch_grid
 from mixer_dist.models.resolution import change_resolution
-
-HEAD = ("head.weight", "head.bias")
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def _is_begun_anew(name: str, source: MlpMixer, model: MlpMixer) -> bool:
 def _source_model(tensors: Mapping[str, Tensor], model: MlpMixer) -> MlpMixer:
     """The model that the weights should be of: another head and a smaller image are allowed."""
     dimensions = model.dimensions.copy()
-    dimensions["num_classes"] = _num_classes(tensors, model)
+    dimensions["num_classes"] = num_classes(tensors)
     factor = _factor(tensors, model)
     if factor > 1:
         height, width = model.image_size
@@ -69,13 +67,6 @@ def _source_model(tensors: Mapping[str, Tensor], model: MlpMixer) -> MlpMixer:
         dimensions["tokens_mlp_dim"] = tensors[TOKEN_KERNEL].shape[0]
     with torch.device("meta"):
         return MlpMixer(**dimensions, head_bias=model.head_bias)
-
-
-def _num_classes(tensors: Mapping[str, Tensor], model: MlpMixer) -> int:
-    weight, bias = (tensors.get(name) for name in HEAD)
-    if weight is None and bias is None:
-        return 0
-    return model.num_classes if weight is None or weight.dim() != 2 else weight.shape[0]
 
 
 def _factor(tensors: Mapping[str, Tensor], model: MlpMixer) -> int:
