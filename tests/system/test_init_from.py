@@ -1,6 +1,7 @@
 """A run that begins with weights from elsewhere, on two ranks."""
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -85,6 +86,19 @@ def test_another_run_gives_its_newest_weights_to_a_larger_image(ranks, digits, t
     source = MlpMixer(**SIZES, num_classes=10)
     source.load_state_dict(weights_at(first, 2))
     assert_same(weights_at(second, 1), change_resolution(source, 32).state_dict())
+
+
+def test_the_untrained_model_is_the_one_that_the_run_begins_with(digits, tmp_path, capsys):
+    file = tmp_path / "official.npz"
+    save_npz(source_model(), file)
+    task = ["--task", "digits", "--checkpoint", "untrained", "--json"]
+    tests = [f"evals.0.{key}={digits}/test/manifest.json" for key in ("train", "test")]
+    results = []
+    for init_from in (f"init_from={file}", "seed=77"):
+        given = arguments(digits, tmp_path / "run", "engine.name=single", *tests, init_from)
+        assert cli.main(["evaluate", *given, *task]) == 0
+        results.append(json.loads(capsys.readouterr().out)["per_seed"])
+    assert results[0] == results[1]
 
 
 @pytest.fixture
