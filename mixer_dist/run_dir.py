@@ -32,6 +32,8 @@ class Attempt(Section):
     """Windows [start, stop) of global positions that it never reads."""
     dataset: str
     """Fingerprint of the training data."""
+    init_from_hash: str | None = None
+    """SHA-256 of the file, or the checkpoint's manifest, whose weights the run began with."""
     config: RunConfig
     """With every default resolved."""
 

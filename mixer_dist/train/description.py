@@ -14,6 +14,8 @@ STATE_BYTES = 12  # a parameter: fp32 weight and two moments
 def describe(config: RunConfig, world_size: int, dataset: Dataset | None = None) -> list[str]:
     """The model, the steps, the batch, the schedule and, where it is at hand, the data."""
     lines = [_model(config), _steps(config), _batch(config, world_size), _schedule(config)]
+    if config.init_from:
+        lines.append(f"Weights: those of {config.init_from} at step 0, with moments of zero.")
     return lines + ([_data(config, dataset)] if dataset else [])
 
 

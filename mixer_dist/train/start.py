@@ -14,9 +14,11 @@ from mixer_dist.data.manifest import Dataset
 from mixer_dist.data.run_data import resolve_order, sample_order, training_data
 from mixer_dist.data.stream import user_stage
 from mixer_dist.errors import ConfigError
+from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt, write_attempt
 from mixer_dist.storage import Storage
-from mixer_dist.train.build import check_engine, empty_model
+from mixer_dist.train.build import build_model, check_engine, empty_model
+from mixer_dist.train.init_from import first_model
 
 FREE_TO_CHANGE = (
     "run_dir", "micro_batch_size", "max_consecutive_skips", "engine", "checkpoint", "logging",
@@ -38,6 +40,8 @@ class Run:
     attempt: Attempt
     checkpoint: Checkpoint | None
     state: TrainingState
+    model: MlpMixer
+    """At step 0, on the CPU; the engine takes it over."""
 
 
 def start_run(config: RunConfig) -> Run:
@@ -50,11 +54,15 @@ def start_run(config: RunConfig) -> Run:
     state = checkpoint.manifest.state if checkpoint else TrainingState(
         step=0, num_updates=0, position=0
     )  # fmt: skip
+    # Once there is a checkpoint, init_from is no longer read: its values would be overwritten.
+    model, sha256 = (build_model(config), None) if checkpoint else first_model(config, storage)
     recorded = distributed.on_main(
-        lambda: _record_attempt(config, storage, run_dir, dataset.fingerprint, checkpoint, state)
+        lambda: _record_attempt(
+            config, storage, run_dir, dataset.fingerprint, checkpoint, state, sha256
+        )
     )
     attempt = Attempt.model_validate(recorded)
-    return Run(config, storage, run_dir, dataset, attempt, checkpoint, state)
+    return Run(config, storage, run_dir, dataset, attempt, checkpoint, state, model)
 
 
 def _checked(config: RunConfig, storage: Storage, run_dir: RunDir) -> dict[str, Any]:
@@ -117,22 +125,37 @@ def _record_attempt(
     fingerprint: str,
     checkpoint: Checkpoint | None,
     state: TrainingState,
+    init_from_hash: str | None,
 ) -> dict[str, Any]:
     shapes = {fqn: tuple(p.shape) for fqn, p in empty_model(config.model).named_parameters()}
     if checkpoint:
         check_same_model(checkpoint, shapes)
+    numbers = attempt_numbers(storage, run_dir)
+    last = read_attempt(storage, run_dir, numbers[-1]) if numbers else None
     attempt = Attempt(
-        attempt=(attempt_numbers(storage, run_dir) or [0])[-1] + 1,
+        attempt=last.attempt + 1 if last else 1,
         attempt_id=secrets.token_hex(8),
         resumed_from=state.step,
         position=state.position,
         skipped=state.skipped,
         dataset=fingerprint,
+        init_from_hash=_same_weights(config, init_from_hash, last),
         config=config,
     )
     write_attempt(storage, run_dir, attempt)
     _log_start(attempt, checkpoint)
     return attempt.model_dump(mode="json")
+
+
+def _same_weights(config: RunConfig, sha256: str | None, last: Attempt | None) -> str | None:
+    """The hash of what the run began with; ConfigError where a start would begin with another."""
+    begun_with = last.init_from_hash if last else None
+    if last and sha256 and begun_with and sha256 != begun_with:
+        raise ConfigError(
+            f"init_from: {config.init_from} has changed since attempt {last.attempt} of "
+            f"{config.run_dir} began with it: put the old one back, or choose another run_dir"
+        )
+    return sha256 or begun_with
 
 
 def _log_start(attempt: Attempt, checkpoint: Checkpoint | None) -> None:
