@@ -2,6 +2,7 @@
 
 from mixer_dist.storage.files import Storage
 from mixer_dist.storage.ranges import Version
+from mixer_dist.storage.uploads import Upload
 from mixer_dist.storage.urls import join, parent
 
-__all__ = ["Storage", "Version", "join", "parent"]
+__all__ = ["Storage", "Upload", "Version", "join", "parent"]
