@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from mixer_dist.checkpoint.catalog import Checkpoint
 from mixer_dist.checkpoint.layout import (
     MANIFEST_NAME,
     CheckpointManifest,
@@ -22,7 +23,7 @@ from mixer_dist.checkpoint.layout import (
     versions,
 )
 from mixer_dist.checkpoint.pieces import KINDS, Piece
-from mixer_dist.checkpoint.restore import Checkpoint, full_tensors
+from mixer_dist.checkpoint.restore import full_tensors
 from mixer_dist.checkpoint.save import write_pieces
 from mixer_dist.errors import CheckpointError, ConfigError, MissingError, RefusedError
 from mixer_dist.models.npz import from_official, npz_bytes, read_npz, to_official

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mixer_dist.checkpoint.restore import list_checkpoints
+from mixer_dist.checkpoint.catalog import list_checkpoints
 from mixer_dist.errors import MissingError
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage

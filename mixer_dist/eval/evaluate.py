@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from mixer_dist import distributed
+from mixer_dist.checkpoint.catalog import Checkpoint
 from mixer_dist.checkpoint.restore import (
-    Checkpoint,
     check_same_model,
     full_tensors,
     newest_verified,

@@ -22,7 +22,7 @@ from mixer_dist.storage.ranges import UNKNOWN, Version
 from mixer_dist.storage.requests import Request
 from mixer_dist.storage.s3_systems import S3Systems
 from mixer_dist.storage.uploads import Upload
-from mixer_dist.storage.urls import is_s3, join, parent
+from mixer_dist.storage.urls import is_s3, join
 
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 10.0

@@ -6,7 +6,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from mixer_dist.checkpoint.restore import full_tensors, list_checkpoints, read_checkpoint, verified
+from mixer_dist.checkpoint.catalog import list_checkpoints, read_checkpoint
+from mixer_dist.checkpoint.restore import full_tensors, verified
 from mixer_dist.errors import CheckpointError
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
