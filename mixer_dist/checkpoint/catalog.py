@@ -39,7 +39,7 @@ class Checkpoint:
 def read_checkpoint(storage: Storage, url: str) -> Checkpoint:
     """The checkpoint at a URL; MissingError where none is committed, CheckpointError if damaged."""
     try:
-        checkpoint = Checkpoint(url, _read_manifest(storage, url))
+        checkpoint = Checkpoint(url, read_manifest(storage, url))
     except MissingError:
         raise MissingError(
             f"no checkpoint at {url}: it has no {MANIFEST_NAME}; "
@@ -85,6 +85,15 @@ def record_commit(storage: Storage, run_dir: RunDir, step: int) -> None:
     storage.write(join(run_dir.checkpoints, HINT_NAME), hint.model_dump_json().encode())
 
 
+def read_manifest(storage: Storage, url: str) -> CheckpointManifest:
+    """The manifest in a folder; MissingError where there is none, CheckpointError if damaged."""
+    location = join(url, MANIFEST_NAME)
+    try:
+        return parse(CheckpointManifest, json.loads(storage.read(location)), location)
+    except (ValueError, ConfigError) as error:
+        raise CheckpointError(f"{url} has a damaged manifest: {_line(error)}") from None
+
+
 def read_tombstone(storage: Storage, url: str) -> Tombstone | None:
     """What announces a checkpoint's end; CheckpointError where nobody can read it."""
     location = join(url, TOMBSTONE_NAME)
@@ -106,14 +115,6 @@ def run_and_step(url: str) -> tuple[RunDir, int]:
             f"got {url!r}"
         )
     return RunDir(parent(folder)), step
-
-
-def _read_manifest(storage: Storage, url: str) -> CheckpointManifest:
-    location = join(url, MANIFEST_NAME)
-    try:
-        return parse(CheckpointManifest, json.loads(storage.read(location)), location)
-    except (ValueError, ConfigError) as error:
-        raise CheckpointError(f"{url} has a damaged manifest: {_line(error)}") from None
 
 
 def _read_hint(storage: Storage, run_dir: RunDir) -> CommitHint:

@@ -3,10 +3,14 @@
 import errno
 import os
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from mixer_dist.storage.failures import is_errno
+from mixer_dist.storage.partial_writes import PartialWrite
 
 
 def write_to_disk(path: str, parts: Iterable[Any]) -> None:
@@ -26,6 +30,13 @@ def write_to_disk(path: str, parts: Iterable[Any]) -> None:
             os.unlink(temporary)
         raise
     _sync_folder(folder)
+
+
+def partial_writes_on_disk(folder: str) -> Iterator[PartialWrite]:
+    """Temporary files below a folder; some may be growing now."""
+    for path in Path(folder).rglob(".*.tmp"):
+        with suppress(FileNotFoundError):  # renamed just now
+            yield PartialWrite(str(path), time.time() - path.stat().st_mtime)
 
 
 def _make_folder(folder: str) -> None:

@@ -18,10 +18,10 @@ from mixer_dist.config import StorageConfig
 from mixer_dist.errors import AccessError, MissingError, RefusedError, StorageError
 from mixer_dist.storage.disk import write_to_disk
 from mixer_dist.storage.failures import FAILURES, final_error, hint, reason
+from mixer_dist.storage.partial_writes import PartialWrite
 from mixer_dist.storage.ranges import UNKNOWN, Version
 from mixer_dist.storage.requests import Request
 from mixer_dist.storage.s3_systems import S3Systems
-from mixer_dist.storage.uploads import Upload
 from mixer_dist.storage.urls import is_s3, join
 
 FIRST_DELAY_S = 0.2
@@ -130,7 +130,7 @@ class Storage:
         return self._persist(url, read)
 
     def delete(self, url: str) -> None:
-        """Remove one file; that it is gone already, by an earlier try or another process, is fine."""
+        """Remove one file; an earlier try or another process may have been faster."""
         with suppress(MissingError):
             self._persist(url, lambda request: request.ask("rm_file"))
 
@@ -141,14 +141,14 @@ class Storage:
             with suppress(OSError):  # not empty, or not there
                 os.rmdir(path)
 
-    def uploads(self, url: str) -> list[Upload]:
-        """Multipart uploads below a folder that were not completed; none on a disk."""
-        return self._persist(url, Request.uploads)
+    def partial_writes(self, url: str) -> list[PartialWrite]:
+        """What unfinished writes have left below a folder; the youngest may be under way."""
+        return self._persist(url, Request.partial_writes)
 
-    def abort(self, upload: Upload) -> None:
-        """Drop what an upload that was not completed has left in the store."""
+    def discard(self, partial: PartialWrite) -> None:
+        """Remove what an unfinished write has left."""
         with suppress(MissingError):
-            self._persist(upload.url, lambda request: request.abort(upload.upload_id))
+            self._persist(partial.url, lambda request: request.discard(partial))
 
     def check_writable(self, url: str) -> None:
         """Write and remove a small file in a folder, so that a run fails now, not hours later."""

@@ -2,27 +2,19 @@
 
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from botocore.exceptions import ClientError as S3Error
 from s3fs import S3FileSystem
 from s3fs.errors import translate_boto_error
 
+from mixer_dist.storage.partial_writes import PartialWrite
 from mixer_dist.storage.ranges import s3_place
 
 
-class Upload(NamedTuple):
-    """An upload that was begun and not completed."""
-
-    url: str
-    upload_id: str
-    age_s: float
-    """By the store's own clock."""
-
-
-async def uploads_on_s3(fs: S3FileSystem, path: str) -> list[Upload]:
+async def uploads_on_s3(fs: S3FileSystem, path: str) -> list[PartialWrite]:
     """Those of all objects below a folder."""
-    found: list[Upload] = []
+    found: list[PartialWrite] = []
     try:
         client, place = await s3_place(fs, path)
         folder = place.pop("Key")
@@ -47,11 +39,12 @@ async def abort_on_s3(fs: S3FileSystem, path: str, upload_id: str) -> None:
         raise translate_boto_error(error) from error
 
 
-def _uploads(bucket: str, reply: dict[str, Any]) -> list[Upload]:
+def _uploads(bucket: str, reply: dict[str, Any]) -> list[PartialWrite]:
+    """By the store's own clock, so that this machine's may be wrong."""
     date = reply["ResponseMetadata"]["HTTPHeaders"].get("date")
     now = parsedate_to_datetime(date) if date else datetime.now(UTC)
     return [
-        Upload(
+        PartialWrite(
             url=f"s3://{bucket}/{entry['Key']}",
             upload_id=entry["UploadId"],
             age_s=(now - entry["Initiated"]).total_seconds(),
