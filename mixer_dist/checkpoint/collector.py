@@ -25,7 +25,13 @@ from mixer_dist.checkpoint.layout import (
 )
 from mixer_dist.checkpoint.leases import Holder, LeaseWatch, Stillness
 from mixer_dist.checkpoint.pins import is_pinned, pinned_steps
-from mixer_dist.checkpoint.retention import UNPROVEN, Circumstances, Commit, reasons_to_keep
+from mixer_dist.checkpoint.retention import (
+    UNPROVEN,
+    Circumstances,
+    Commit,
+    may_pass,
+    reasons_to_keep,
+)
 from mixer_dist.checkpoint.verification import damages
 from mixer_dist.config import CheckpointConfig
 from mixer_dist.errors import CheckpointError, MissingError
@@ -101,7 +107,7 @@ class Collector:
         self._rules = rules
         self._leases = LeaseWatch(storage, run_dir, now)
         self._tombstones = Stillness(now)
-        self._attempts: dict[tuple[str, float], int] = {}
+        self._attempts: dict[str, tuple[float, int]] = {}
         self._verified: set[Commit] = set()
         self._damaged: dict[Commit, str] = {}
 
@@ -158,12 +164,12 @@ class Collector:
     def _attempt(self, url: str) -> int | None:
         """Of the checkpoint in a folder; a large manifest is read once, not at every pass."""
         try:
-            key = (url, self._storage.modified(join(url, MANIFEST_NAME)))
-            if key not in self._attempts:
-                self._attempts[key] = read_manifest(self._storage, url).attempt
+            modified = self._storage.modified(join(url, MANIFEST_NAME))
+            if self._attempts.get(url, (None, 0))[0] != modified:
+                self._attempts[url] = (modified, read_manifest(self._storage, url).attempt)
         except MissingError:
             return None
-        return self._attempts[key]
+        return self._attempts[url][1]
 
     def _proven_reasons(
         self, commits: list[Commit], known: Circumstances
@@ -172,7 +178,7 @@ class Collector:
         unchecked = sorted(set(commits) - self._verified - self._damaged.keys())
         while True:
             reasons = reasons_to_keep(commits, self._rules, known)
-            proof_matters = (UNPROVEN,) in reasons.values()
+            proof_matters = any(UNPROVEN in r and may_pass(r) for r in reasons.values())
             newest_good = max(self._verified.intersection(commits), default=Commit(-1, -1))
             if not (proof_matters and unchecked and unchecked[-1] > newest_good):
                 return reasons
@@ -201,10 +207,14 @@ class Collector:
         stood_s = self._tombstones.seconds(folder.url, tombstone.token)
         if stood_s < self._rules.lease_grace_s:
             outcome.due_in_s.append(self._rules.lease_grace_s - stood_s)
-        elif self._folder(folder.step) == folder:  # as it was when this pass began
+        else:
             self._remove(folder, outcome)
 
     def _remove(self, folder: Folder, outcome: Outcome) -> None:
+        """Unless somebody saved here anew, or claimed it, since this pass began."""
+        self._attempts.pop(folder.url, None)  # to be read, however young
+        if self._folder(folder.step) != folder:
+            return
         is_held = bool(self._leases.holders(folder.step))
         if is_held or is_pinned(self._storage, self._run_dir, folder.step):
             self._call_back(folder, outcome)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from mixer_dist.checkpoint.catalog import known_steps
 from mixer_dist.checkpoint.collector import Collector, Outcome, Plan
 from mixer_dist.checkpoint.leftovers import find_leftovers, remove_leftovers
+from mixer_dist.checkpoint.retention import UNPROVEN, may_pass
 from mixer_dist.config import CheckpointConfig
 from mixer_dist.errors import MissingError, MixerError
 from mixer_dist.run_dir import RunDir, attempt_numbers, read_attempt
@@ -73,7 +74,8 @@ class Retention:
 
 
 def _lapses_in_s(plan: Plan) -> Iterator[float]:
-    """When the leases lapse, unless renewed, that are the only reason to keep a checkpoint."""
+    """When the leases lapse, unless renewed, that alone keep a checkpoint."""
     for step, holders in plan.holders.items():
-        if len(plan.reasons.get(step, ())) == 1:
+        reasons = plan.reasons.get(step, (UNPROVEN,))
+        if UNPROVEN not in reasons and may_pass(reasons):
             yield from (h.lapses_in_s for h in holders if h.lapses_in_s is not None)

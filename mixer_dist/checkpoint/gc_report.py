@@ -15,7 +15,7 @@ def report_tree(plan: Plan, outcome: Outcome | None, leftovers: Leftovers) -> di
         "removed": sorted(going if outcome is None else outcome.removed),
         "kept": {str(step): list(reasons) for step, reasons in plan.reasons.items() if reasons},
         "leftovers": leftovers.urls,
-        "problems": list(plan.problems),
+        "problems": [*plan.problems, *leftovers.problems],
     }
 
 

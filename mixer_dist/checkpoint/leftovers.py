@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mixer_dist.checkpoint.catalog import known_steps, read_manifest
 from mixer_dist.checkpoint.layout import pieces_attempt
-from mixer_dist.errors import CheckpointError, MissingError
+from mixer_dist.errors import AccessError, CheckpointError, MissingError, StorageError
 from mixer_dist.run_dir import RunDir, attempt_numbers
 from mixer_dist.storage import PartialWrite, Storage, join, parent
 
@@ -24,6 +24,8 @@ class Leftovers:
     """Of attempts that are over and committed nothing with them."""
     partial_writes: tuple[PartialWrite, ...]
     """Begun more than a day ago."""
+    problems: tuple[str, ...] = ()
+    """Where nobody could look."""
 
     @property
     def urls(self) -> list[str]:
@@ -33,8 +35,12 @@ class Leftovers:
 
 def find_leftovers(storage: Storage, run_dir: RunDir) -> Leftovers:
     """Everything below a run directory that may go, whatever the rules are."""
-    partial = (found for found in storage.partial_writes(run_dir.url) if found.age_s > DAY_S)
-    return Leftovers(tuple(_superseded_pieces(storage, run_dir)), tuple(partial))
+    pieces = tuple(_superseded_pieces(storage, run_dir))
+    try:
+        partial = storage.partial_writes(run_dir.url)
+    except (AccessError, StorageError) as error:  # a right of its own, which not everyone has
+        return Leftovers(pieces, (), (f"unfinished uploads are not listed: {error}",))
+    return Leftovers(pieces, tuple(found for found in partial if found.age_s > DAY_S))
 
 
 def remove_leftovers(storage: Storage, leftovers: Leftovers) -> None:

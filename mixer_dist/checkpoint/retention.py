@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mixer_dist.config import CheckpointConfig, KeepBestConfig
 
 UNPROVEN = "no newer one is known to verify"
+LEASED = "leased by"
 
 
 class Commit(NamedTuple):
@@ -49,12 +50,17 @@ def reasons_to_keep(
             f"every {every} steps": is_standing and every and commit.step % every == 0,
             "best": is_standing and commit.step in known.best,
             "pinned": commit.step in known.pinned,
-            f"leased by {known.leased.get(commit.step)}": commit.step in known.leased,
+            f"{LEASED} {known.leased.get(commit.step)}": commit.step in known.leased,
             UNPROVEN: not any(good > commit for good in known.verified),
         }
         return tuple(reason for reason, holds in given.items() if holds)
 
     return {commit.step: reasons(commit) for commit in sorted(commits)}
+
+
+def may_pass(reasons: Collection[str]) -> bool:
+    """Whether no reason is there for good: leases end, and proof may be had."""
+    return all(reason == UNPROVEN or reason.startswith(LEASED) for reason in reasons)
 
 
 def best_steps(results: Mapping[int, float], best: KeepBestConfig) -> set[int]:

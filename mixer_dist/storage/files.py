@@ -143,7 +143,10 @@ class Storage:
 
     def partial_writes(self, url: str) -> list[PartialWrite]:
         """What unfinished writes have left below a folder; the youngest may be under way."""
-        return self._persist(url, Request.partial_writes)
+        try:
+            return self._persist(url, Request.partial_writes)
+        except MissingError:
+            return []
 
     def discard(self, partial: PartialWrite) -> None:
         """Remove what an unfinished write has left."""
