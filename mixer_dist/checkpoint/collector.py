@@ -5,10 +5,12 @@ with its manifest, a checkpoint is none any more, and the next collector finishe
 All time is measured on the collector's own clock; several at once do each other's work twice.
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from mixer_dist.checkpoint.catalog import (
     Checkpoint,
@@ -32,11 +34,13 @@ from mixer_dist.checkpoint.retention import (
     may_pass,
     reasons_to_keep,
 )
-from mixer_dist.checkpoint.verification import damages
+from mixer_dist.checkpoint.verification import Verify, damages
 from mixer_dist.config import CheckpointConfig
 from mixer_dist.errors import CheckpointError, MissingError
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage, join
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,12 @@ class Collector:
         run_dir: RunDir,
         rules: CheckpointConfig,
         now: Callable[[], float] = time.monotonic,
+        verify: Verify | None = None,
     ) -> None:
         self._storage = storage
         self._run_dir = run_dir
         self._rules = rules
+        self._find_damages = verify or partial(damages, storage)
         self._leases = LeaseWatch(storage, run_dir, now)
         self._tombstones = Stillness(now)
         self._attempts: dict[str, tuple[float, int]] = {}
@@ -187,7 +193,7 @@ class Collector:
     def _verify(self, commit: Commit) -> None:
         url = self._run_dir.checkpoint(commit.step)
         try:
-            found = damages(self._storage, Checkpoint(url, read_manifest(self._storage, url)))
+            found = self._find_damages(Checkpoint(url, read_manifest(self._storage, url)))
         except (MissingError, CheckpointError) as error:  # it went, or broke, meanwhile
             found = [str(error)]
         if found:
@@ -201,6 +207,7 @@ class Collector:
             tombstone = Tombstone(attempt=folder.attempt or 0, token=secrets.token_hex(8))
             location = join(folder.url, TOMBSTONE_NAME)
             self._storage.write(location, tombstone.model_dump_json().encode())
+            logger.info("to be removed: %s", folder.url)
             outcome.announced.append(folder.step)
         else:
             tombstone = folder.tombstone
@@ -231,8 +238,10 @@ class Collector:
                 self._storage.delete(join(folder.url, name))
         self._storage.delete(join(folder.url, TOMBSTONE_NAME))
         self._storage.delete_folder(folder.url)
+        logger.info("removed %s", folder.url)
         outcome.removed.append(folder.step)
 
     def _call_back(self, folder: Folder, outcome: Outcome) -> None:
         self._storage.delete(join(folder.url, TOMBSTONE_NAME))
+        logger.info("to be kept after all: %s", folder.url)
         outcome.called_back.append(folder.step)

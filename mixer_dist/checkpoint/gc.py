@@ -64,13 +64,9 @@ class Retention:
                 remove_leftovers(self._storage, find_leftovers(self._storage, self._run_dir))
                 self._is_first = False
             if not self._keeps_all:
-                self._report(self._collector.carry_out(self._collector.plan()))
+                self._collector.carry_out(self._collector.plan())
         except MixerError as error:
             logger.warning("old checkpoints stay until the next save: %s", error)
-
-    def _report(self, outcome: Outcome) -> None:
-        for step in outcome.removed:
-            logger.info("removed %s", self._run_dir.checkpoint(step))
 
 
 def _lapses_in_s(plan: Plan) -> Iterator[float]:

@@ -1,21 +1,19 @@
 """The checkpoints of a run as rows to print."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mixer_dist.checkpoint.catalog import Checkpoint, list_checkpoints
 from mixer_dist.checkpoint.layout import MANIFEST_NAME
 from mixer_dist.checkpoint.leases import Holder, LeaseWatch
 from mixer_dist.checkpoint.pins import pinned_steps
+from mixer_dist.checkpoint.verification import Verify
 from mixer_dist.errors import MissingError
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage, join
 
 AGES = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
-
-Verify = Callable[[Checkpoint], list[str]]
-"""What is wrong with a checkpoint, a line each."""
 
 
 def list_rows(

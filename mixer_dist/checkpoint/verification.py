@@ -15,6 +15,9 @@ NUM_THREADS = 4
 Advance = Callable[[int], None]
 """Told how many bytes more have been checked, from any thread."""
 
+Verify = Callable[[Checkpoint], list[str]]
+"""What is wrong with a checkpoint's files, a line each."""
+
 
 def _unseen(num_bytes: int) -> None:
     pass

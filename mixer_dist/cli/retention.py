@@ -2,8 +2,9 @@
 
 import argparse
 import json
-import sys
+import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mixer_dist.cli.arguments import add_verb
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mixer_dist.storage import Storage
 
 REPORT_S = 30.0
+
+logger = logging.getLogger(__name__)
 
 
 def add_retention(actions: Any) -> None:
@@ -69,11 +72,8 @@ def _ls(arguments: argparse.Namespace) -> None:
     from mixer_dist.run_dir import RunDir
 
     storage = storage_of(arguments)
-
-    def verify(checkpoint: "Checkpoint") -> list[str]:
-        return _damages(storage, checkpoint)
-
-    rows = list_rows(storage, RunDir(arguments.run_dir), verify if arguments.verify else None)
+    verify = partial(_damages, storage) if arguments.verify else None
+    rows = list_rows(storage, RunDir(arguments.run_dir), verify)
     print(json.dumps(rows) if arguments.json else "\n".join(list_lines(rows)))
 
 
@@ -113,10 +113,13 @@ def _gc(arguments: argparse.Namespace) -> None:
     from mixer_dist.checkpoint.gc import collect
     from mixer_dist.checkpoint.gc_report import report_lines, report_tree
     from mixer_dist.checkpoint.leftovers import find_leftovers, remove_leftovers
+    from mixer_dist.logs import start_logging
     from mixer_dist.run_dir import RunDir
 
+    start_logging(output_is_data=True)
     storage, run_dir = storage_of(arguments), RunDir(arguments.run_dir)
-    collector = Collector(storage, run_dir, _rules(arguments, storage, run_dir))
+    rules = _rules(arguments, storage, run_dir)
+    collector = Collector(storage, run_dir, rules, verify=partial(_damages, storage))
     leftovers = find_leftovers(storage, run_dir)
     if arguments.dry_run:
         plan, outcome = collector.plan(), None
@@ -169,5 +172,5 @@ def _damages(storage: "Storage", checkpoint: "Checkpoint") -> list[str]:
 def _wait(seconds: float, reason: str) -> None:
     give_up = time.monotonic() + seconds
     while (remaining_s := give_up - time.monotonic()) > 0:
-        print(f"waiting {remaining_s:.0f} s {reason}", file=sys.stderr, flush=True)
+        logger.info("waiting %.0f s %s", remaining_s, reason)
         time.sleep(min(remaining_s, REPORT_S))

@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mixer_dist.checkpoint.catalog import list_checkpoints
 from mixer_dist.checkpoint.collector import Collector
 from mixer_dist.checkpoint.gc import Retention, collect
 from mixer_dist.checkpoint.layout import MANIFEST_NAME
-from mixer_dist.checkpoint.leases import acquire
+from mixer_dist.checkpoint.leases import LeaseRecord, acquire
 from mixer_dist.checkpoint.leftovers import find_leftovers, remove_leftovers
 from mixer_dist.checkpoint.pins import pin, unpin
 from mixer_dist.checkpoint.verification import damages
@@ -96,13 +97,18 @@ def test_a_claim_that_comes_after_the_tombstone_wins(run, clock, claim):
         assert run.steps() == [200]
 
 
-def test_a_claim_between_the_last_plan_and_the_removal_wins(run, clock):
+@pytest.mark.parametrize("claim", ["pin", "lease"])
+def test_a_claim_between_the_last_plan_and_the_removal_wins(run, clock, claim):
     run.commit_all(100, 200)
     gc = collector(run, clock)
     one_pass(gc)
     clock.wait(GRACE_S + 1)
     plan = gc.plan()
-    run.storage.write(run.run_dir.pin(100), b"")
+    if claim == "pin":
+        run.storage.write(run.run_dir.pin(100), b"")
+    else:
+        lease = LeaseRecord(holder="late", counter=1, seconds=60).model_dump_json().encode()
+        run.storage.write(join(run.run_dir.leases_of(100), "late.json"), lease)
     assert gc.carry_out(plan).called_back == [100]
     assert run.steps() == [100, 200]
 
@@ -199,21 +205,13 @@ def test_a_collector_killed_at_any_moment_leaves_whole_checkpoints_or_none(tmp_p
 def test_several_collectors_at_once_do_no_harm(run):
     run.commit_all(100, 200, 300, 400)
     pin(run.storage, run.url(200))
-    failures: list[Exception] = []
 
-    def work() -> None:
-        try:
-            gc = Collector(run.storage, run.run_dir, rules(lease_grace_s=1e-3))
-            collect(gc, lambda seconds, reason: threading.Event().wait(seconds))
-        except Exception as error:
-            failures.append(error)
+    def work(number: int) -> None:
+        gc = Collector(run.storage, run.run_dir, rules(lease_grace_s=1e-3))
+        collect(gc, lambda seconds, reason: time.sleep(seconds))
 
-    threads = [threading.Thread(target=work) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    with ThreadPoolExecutor(3) as pool:
+        assert len([*pool.map(work, range(3))]) == 3
     assert run.steps() == [200, 400] and all_are_whole(run)
     assert run.files(100) == run.files(300) == []
 
@@ -317,7 +315,8 @@ def test_the_trainer_retains_what_it_should_commit_after_commit(run):
     assert run.files(200) == [] and run.files(300) != []  # announced, its grace to come
 
 
-def test_a_failure_to_retain_is_a_warning(disk_run, caplog):
+def test_a_failure_to_retain_is_a_warning(disk_run, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mixer_dist"), "propagate", True)
     nowhere = RunDir("no-such-protocol://run")
     with caplog.at_level(logging.WARNING, "mixer_dist"):
         Retention(disk_run.storage, nowhere, rules()).retain()
