@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable, Iterator
 
 from mixer_dist.checkpoint.catalog import known_steps
-from mixer_dist.checkpoint.collector import Collector, Outcome, Plan
+from mixer_dist.checkpoint.collector import Collector
+from mixer_dist.checkpoint.gc_plan import Outcome, Plan
 from mixer_dist.checkpoint.leftovers import find_leftovers, remove_leftovers
 from mixer_dist.checkpoint.retention import UNPROVEN, may_pass
 from mixer_dist.config import CheckpointConfig

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mixer_dist.checkpoint.collector import Outcome, Plan
+from mixer_dist.checkpoint.gc_plan import Outcome, Plan
 from mixer_dist.checkpoint.leftovers import Leftovers
 
 

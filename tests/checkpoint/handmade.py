@@ -16,6 +16,7 @@ from mixer_dist.checkpoint.layout import (
 )
 from mixer_dist.checkpoint.pieces import KINDS, Piece
 from mixer_dist.checkpoint.save import write_pieces
+from mixer_dist.checkpoint.verification import damages
 from mixer_dist.run_dir import Attempt, RunDir, write_attempt
 from mixer_dist.storage import Storage, join
 from tests.tiny import tiny_config
@@ -87,6 +88,12 @@ class HandmadeRun:
 
     def files(self, step: int) -> list[str]:
         return self.storage.names(self.url(step))
+
+
+def all_are_whole(run: HandmadeRun) -> bool:
+    """Whether everything that looks committed verifies."""
+    found, _ = list_checkpoints(run.storage, run.run_dir)
+    return not any(damages(run.storage, checkpoint) for checkpoint in found)
 
 
 def _pieces(rank: int, step: int) -> list[Piece]:

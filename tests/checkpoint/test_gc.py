@@ -2,29 +2,23 @@
 
 import json
 import logging
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fsspec.asyn import sync
 
-from mixer_dist.checkpoint import leftovers as leftovers_module
-from mixer_dist.checkpoint.catalog import list_checkpoints
 from mixer_dist.checkpoint.collector import Collector
 from mixer_dist.checkpoint.gc import Retention, collect
 from mixer_dist.checkpoint.layout import MANIFEST_NAME
 from mixer_dist.checkpoint.leases import LeaseRecord, acquire
-from mixer_dist.checkpoint.leftovers import find_leftovers, remove_leftovers
 from mixer_dist.checkpoint.pins import pin, unpin
-from mixer_dist.checkpoint.verification import damages
 from mixer_dist.config import CheckpointConfig
 from mixer_dist.errors import DataError, MissingError
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage, join
-from tests.checkpoint.handmade import HandmadeRun
+from tests.checkpoint.handmade import HandmadeRun, all_are_whole
 
 GRACE_S = 300.0
 
@@ -39,12 +33,6 @@ def collector(run: HandmadeRun, clock: Any, **given: Any) -> Collector:
 
 def one_pass(collector: Collector) -> Any:
     return collector.carry_out(collector.plan())
-
-
-def all_are_whole(run: HandmadeRun) -> bool:
-    """Whether everything that looks committed verifies."""
-    found, _ = list_checkpoints(run.storage, run.run_dir)
-    return not any(damages(run.storage, checkpoint) for checkpoint in found)
 
 
 def test_a_checkpoint_is_announced_then_kept_for_the_grace_then_removed(run, clock):
@@ -243,64 +231,6 @@ def test_a_checkpoint_whose_manifest_is_damaged_is_left_alone(run, clock):
     plan, outcome = collect(collector(run, clock), clock.wait)
     assert (outcome.removed, run.files(100)) == ([], before)
     assert "step-00000100 has a damaged manifest" in plan.problems[0]
-
-
-def test_pieces_of_superseded_attempts_go_those_of_the_newest_stay(run):
-    for attempt in (1, 2, 3):
-        run.start(attempt)
-    run.commit(100, attempt=1)
-    run.write_pieces(100, attempt=2)  # died before the commit
-    run.write_pieces(200, attempt=2)
-    run.write_pieces(300, attempt=3)  # under way
-    found = find_leftovers(run.storage, run.run_dir)
-    assert len(found.urls) == 4 and all("pieces-0002-" in url for url in found.urls)
-    remove_leftovers(run.storage, found)
-    assert run.steps() == [100] and all_are_whole(run)
-    assert run.files(200) == []
-    assert len(run.files(300)) == 2
-    assert find_leftovers(run.storage, run.run_dir).urls == []
-
-
-def test_temporary_files_go_after_a_day(disk_run):
-    disk_run.commit(100)
-    folder = Path(disk_run.run_dir.url)
-    old, young, own = folder / ".a.1-2.tmp", folder / "deep/.b.3-4.tmp", folder / "mine.tmp"
-    young.parent.mkdir()
-    for path in (old, young, own):
-        path.write_bytes(b"half")
-    for path in (old, own):
-        os.utime(path, (1, 1))
-    remove_leftovers(disk_run.storage, find_leftovers(disk_run.storage, disk_run.run_dir))
-    assert [path.exists() for path in (old, young, own)] == [False, True, True]
-
-
-def begin_upload(storage: Storage, url: str) -> None:
-    """One part of an upload that is never completed."""
-    fs, path = storage.open(url)
-    bucket, key, _ = fs.split_path(path)
-
-    async def begin() -> None:
-        client = await fs.get_s3(bucket)
-        place = {"Bucket": bucket, "Key": key}
-        upload = await client.create_multipart_upload(**place)
-        await client.upload_part(**place, UploadId=upload["UploadId"], PartNumber=1, Body=b"half")
-
-    sync(fs.loop, begin)
-
-
-def test_uploads_that_nobody_completed_are_aborted_after_a_day(s3_run, monkeypatch):
-    url, beside = s3_run.commit(100), f"{s3_run.run_dir.url}2/file"
-    file = f"{url}/pieces-0001-00009.safetensors"
-    for place in (file, beside):
-        begin_upload(s3_run.storage, place)
-    assert find_leftovers(s3_run.storage, s3_run.run_dir).urls == []
-    monkeypatch.setattr(leftovers_module, "DAY_S", -10.0)
-    found = find_leftovers(s3_run.storage, s3_run.run_dir)
-    assert found.urls == [file]
-    for _ in range(2):  # another collector may be faster
-        remove_leftovers(s3_run.storage, found)
-    assert find_leftovers(s3_run.storage, s3_run.run_dir).urls == []
-    assert len(s3_run.storage.partial_writes(f"{s3_run.run_dir.url}2")) == 1
 
 
 def test_the_trainer_retains_what_it_should_commit_after_commit(run):
