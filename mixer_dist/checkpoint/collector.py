@@ -9,6 +9,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from mixer_dist.checkpoint.catalog import (
@@ -75,7 +76,6 @@ class Collector:
             best=best_by_evaluation(
                 self._storage, self._run_dir, self._rules.keep_best, {f.step for f in folders}
             ),
-            verified=self._verified,
         )
         commits = [Commit(f.attempt, f.step) for f in folders if f.attempt is not None]
         reasons = self._proven_reasons(commits, known)
@@ -109,10 +109,8 @@ class Collector:
     def _folder(self, step: int) -> Folder:
         url = self._run_dir.checkpoint(step)
         attempt, tombstone = self._attempt(url), read_tombstone(self._storage, url)
-        if attempt is not None and tombstone and tombstone.attempt < attempt:
-            self._storage.delete(join(url, TOMBSTONE_NAME))  # a later attempt has saved here anew
-            tombstone = None
-        return Folder(step, url, attempt, tombstone)
+        is_meant = tombstone and (attempt is None or attempt <= tombstone.attempt)
+        return Folder(step, url, attempt, tombstone if is_meant else None)
 
     def _attempt(self, url: str) -> int | None:
         """Of the checkpoint in a folder; a large manifest is read once, not at every pass."""
@@ -130,6 +128,7 @@ class Collector:
         """The reasons, once the newest that verifies is known as far as it matters."""
         unchecked = sorted(set(commits) - self._verified - self._damaged.keys())
         while True:
+            known = replace(known, verified=self._verified)
             reasons = reasons_to_keep(commits, self._rules, known)
             proof_matters = any(UNPROVEN in r and may_pass(r) for r in reasons.values())
             newest_good = max(self._verified.intersection(commits), default=Commit(-1, -1))
@@ -181,7 +180,8 @@ class Collector:
         assert folder.tombstone
         for name in self._storage.names(folder.url):
             attempt = pieces_attempt(name)
-            if attempt is not None and attempt <= folder.tombstone.attempt:
+            is_old = attempt is not None and attempt <= folder.tombstone.attempt
+            if is_old or name.startswith(f".{TOMBSTONE_NAME}."):  # of a collector that was killed
                 self._storage.delete(join(folder.url, name))
         self._storage.delete(join(folder.url, TOMBSTONE_NAME))
         self._storage.delete_folder(folder.url)

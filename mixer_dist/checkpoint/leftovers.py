@@ -47,9 +47,10 @@ def remove_leftovers(storage: Storage, leftovers: Leftovers) -> None:
     """Delete them, and folders that they were the last files of."""
     for url in leftovers.pieces:
         storage.delete(url)
-        storage.delete_folder(parent(url))
     for partial in leftovers.partial_writes:
         storage.discard(partial)
+    for folder in {parent(url) for url in leftovers.urls}:
+        storage.delete_folder(folder)
 
 
 def _superseded_pieces(storage: Storage, run_dir: RunDir) -> Iterator[str]:

@@ -217,6 +217,13 @@ def test_what_a_later_attempt_saves_in_a_condemned_place_stays(run, clock):
     assert run.steps() == [100] and all_are_whole(run)  # the newest now
 
 
+def test_what_a_killed_collector_was_writing_goes_with_the_checkpoint(disk_run, clock):
+    disk_run.commit_all(100, 200)
+    Path(disk_run.url(100), ".tombstone.json.1-2.tmp").write_bytes(b"{")
+    collect(collector(disk_run, clock), clock.wait)
+    assert disk_run.storage.names(disk_run.run_dir.checkpoints) == ["step-00000200"]
+
+
 def test_pieces_that_a_later_attempt_is_writing_stay_where_an_old_checkpoint_goes(run, clock):
     run.commit_all(100, 200)
     run.write_pieces(100, attempt=2)
