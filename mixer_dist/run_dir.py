@@ -17,6 +17,7 @@ from mixer_dist.storage import Storage, join
 from mixer_dist.yaml_tree import load_yaml
 
 _ATTEMPT_FILE = re.compile(r"^(\d{4,})\.yaml$")
+_STEP_NAME = re.compile(r"^step-(\d{8,})$")
 
 
 class Attempt(Section):
@@ -53,6 +54,14 @@ class RunDir:
         return join(self.url, "checkpoints")
 
     @property
+    def leases(self) -> str:
+        return join(self.url, "leases")
+
+    @property
+    def pins(self) -> str:
+        return join(self.url, "pins")
+
+    @property
     def metrics(self) -> str:
         return join(self.url, "metrics")
 
@@ -82,10 +91,30 @@ class RunDir:
         return join(self.events_folder(attempt), f"rank-{rank:05d}{suffix}.jsonl")
 
     def checkpoint(self, step: int) -> str:
-        return join(self.checkpoints, f"step-{step:08d}")
+        return join(self.checkpoints, step_name(step))
+
+    def leases_of(self, step: int) -> str:
+        return join(self.leases, step_name(step))
+
+    def pin(self, step: int) -> str:
+        return join(self.pins, step_name(step))
+
+    def evaluations(self, task: str) -> str:
+        return join(self.url, "evals", task)
 
     def evaluation(self, task: str, step: int) -> str:
-        return join(self.url, "evals", task, f"step-{step:08d}.json")
+        return join(self.evaluations(task), f"{step_name(step)}.json")
+
+
+def step_name(step: int) -> str:
+    """What belongs to a step is called so; text order is numeric order."""
+    return f"step-{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step in such a name, None for other names."""
+    match = _STEP_NAME.match(name)
+    return int(match[1]) if match else None
 
 
 def attempt_numbers(storage: Storage, run_dir: RunDir) -> list[int]:

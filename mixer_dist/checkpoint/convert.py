@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 import torch
 from torch import Tensor
 
+from mixer_dist.checkpoint.catalog import Checkpoint
 from mixer_dist.checkpoint.layout import (
     MANIFEST_NAME,
     CheckpointManifest,
@@ -20,7 +21,6 @@ from mixer_dist.checkpoint.layout import (
 from mixer_dist.checkpoint.load import full_tensors
 from mixer_dist.checkpoint.piece_file import write_pieces
 from mixer_dist.checkpoint.pieces import KINDS, Piece
-from mixer_dist.checkpoint.restore import Checkpoint
 from mixer_dist.checkpoint.weights_file import (
     Weights,
     WeightsFormat,

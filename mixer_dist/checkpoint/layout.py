@@ -19,7 +19,10 @@ from mixer_dist.sections import Section
 
 MANIFEST_NAME = "manifest.json"
 
-_STEP_FOLDER = re.compile(r"^step-(\d{8,})$")
+TOMBSTONE_NAME = "tombstone.json"
+
+# Also what a disk calls it while it is being written.
+_PIECES_FILE = re.compile(r"^\.?pieces-(\d{4,})-\d{5,}\.safetensors(\..*\.tmp)?$")
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -103,15 +106,24 @@ class CheckpointManifest(TrainingState):
         return TrainingState(**{name: getattr(self, name) for name in TrainingState.model_fields})
 
 
-def checkpoint_step(folder: str) -> int | None:
-    """The step in a checkpoint folder's name, None for other names."""
-    match = _STEP_FOLDER.match(folder)
-    return int(match[1]) if match else None
+class Tombstone(Section):
+    """Announces that a checkpoint will be removed; it is none from now on."""
+
+    attempt: Count
+    """Of the checkpoint that is meant: one that a later attempt commits here is not."""
+    token: str
+    """Differs from one announcement to the next."""
 
 
 def pieces_file(attempt: int, rank: int) -> str:
     """The file into which a rank writes its pieces."""
     return f"pieces-{attempt:04d}-{rank:05d}.safetensors"
+
+
+def pieces_attempt(name: str) -> int | None:
+    """The attempt that wrote a file of pieces, whole or in part; None for other files."""
+    match = _PIECES_FILE.match(name)
+    return int(match[1]) if match else None
 
 
 def piece_key(kind: str, fqn: str, start: int) -> str:

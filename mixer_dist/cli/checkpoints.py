@@ -1,4 +1,4 @@
-"""Actions on checkpoints: list, verify, export, import."""
+"""Actions on checkpoints: list, verify, keep and remove them; export and import weights."""
 
 import argparse
 import json
@@ -6,28 +6,19 @@ from dataclasses import asdict
 from typing import Any
 
 from mixer_dist.cli.arguments import add_verb
+from mixer_dist.cli.retention import add_retention
+from mixer_dist.cli.storage_options import add_storage_arguments, storage_of
 
 
 def add_checkpoint(verbs: Any) -> None:
     """The verb `checkpoint` and its actions."""
     parser = verbs.add_parser(
         "checkpoint",
-        help="list, verify, export and import checkpoints",
-        description="List, verify, export and import checkpoints.",
+        help="list, verify, keep, remove, export and import checkpoints",
+        description="List, verify, keep, remove, export and import checkpoints.",
     )
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
-    ls = add_verb(
-        actions, "ls", _checkpoint_ls, "the checkpoints of a run, newest first",
-        "mixer-dist checkpoint ls runs/quickstart",
-    )  # fmt: skip
-    ls.add_argument("run_dir", metavar="RUN_DIR")
-    ls.add_argument("--json", action="store_true", help="print the result as JSON")
-    verify = add_verb(
-        actions, "verify", _checkpoint_verify, "hash every byte of a checkpoint",
-        "mixer-dist checkpoint verify runs/quickstart/checkpoints/step-00000100",
-    )  # fmt: skip
-    verify.add_argument("checkpoint", metavar="CHECKPOINT")
-    verify.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_retention(actions)
     export = add_verb(
         actions, "export", _checkpoint_export,
         "weights to one file: the official .npz, or .safetensors in our names or timm's",
@@ -48,33 +39,16 @@ def add_checkpoint(verbs: Any) -> None:
     import_.add_argument("file", metavar="FILE", help="a path or URL; names are ours or timm's")
     import_.add_argument("checkpoint", metavar="CHECKPOINT")
     import_.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def _checkpoint_ls(arguments: argparse.Namespace) -> None:
-    from mixer_dist.checkpoint.listing import list_lines, list_rows
-
-    rows = list_rows(arguments.run_dir)
-    print(json.dumps(rows) if arguments.json else "\n".join(list_lines(rows)))
-
-
-def _checkpoint_verify(arguments: argparse.Namespace) -> None:
-    from mixer_dist.checkpoint.restore import verified
-    from mixer_dist.storage import Storage
-
-    manifest = verified(Storage(), arguments.checkpoint).manifest
-    num_bytes = sum(entry.num_bytes for entry in manifest.files)
-    result = {"step": manifest.step, "num_files": len(manifest.files), "num_bytes": num_bytes}
-    line = f"{arguments.checkpoint}: {len(manifest.files)} files, {num_bytes:,} bytes, all right"
-    print(json.dumps(result) if arguments.json else line)
+    for action in actions.choices.values():
+        add_storage_arguments(action)
 
 
 def _checkpoint_export(arguments: argparse.Namespace) -> None:
     from mixer_dist.checkpoint.convert import export_weights
     from mixer_dist.checkpoint.restore import verified
     from mixer_dist.checkpoint.weights_file import weights_format
-    from mixer_dist.storage import Storage
 
-    storage = Storage()
+    storage = storage_of(arguments)
     file_format = weights_format(arguments.file, arguments.names, arguments.dtype)
     checkpoint = verified(storage, arguments.checkpoint)
     done = export_weights(storage, checkpoint, arguments.file, file_format)
@@ -84,9 +58,8 @@ def _checkpoint_export(arguments: argparse.Namespace) -> None:
 
 def _checkpoint_import(arguments: argparse.Namespace) -> None:
     from mixer_dist.checkpoint.convert import import_weights
-    from mixer_dist.storage import Storage
 
-    manifest = import_weights(Storage(), arguments.file, arguments.checkpoint)
+    manifest = import_weights(storage_of(arguments), arguments.file, arguments.checkpoint)
     num_parameters = len(manifest.parameters)
     result = {"checkpoint": arguments.checkpoint, "num_parameters": num_parameters}
     line = f"wrote {arguments.checkpoint}: {num_parameters} parameters"

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mixer_dist.checkpoint.restore import list_checkpoints
+from mixer_dist.checkpoint.catalog import list_checkpoints
 from mixer_dist.data.manifest import Dataset, load_index
 from mixer_dist.data.order import Window, batch_positions, sample_hashes
 from mixer_dist.data.run_data import sample_order, training_data

@@ -3,9 +3,10 @@
 import logging
 
 from mixer_dist import distributed
+from mixer_dist.checkpoint.catalog import Checkpoint
 from mixer_dist.checkpoint.convert import checkpoint_weights
 from mixer_dist.checkpoint.layout import MANIFEST_NAME
-from mixer_dist.checkpoint.restore import Checkpoint, newest_verified, verified
+from mixer_dist.checkpoint.restore import newest_verified, verified
 from mixer_dist.checkpoint.weights_file import Weights, check_format, is_file_name, read_weights
 from mixer_dist.config import RunConfig
 from mixer_dist.errors import ConfigError, MissingError

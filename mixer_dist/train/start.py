@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixer_dist import distributed
+from mixer_dist.checkpoint.catalog import Checkpoint
 from mixer_dist.checkpoint.layout import TrainingState
-from mixer_dist.checkpoint.restore import Checkpoint, check_same_model, newest_verified
+from mixer_dist.checkpoint.restore import check_same_model, newest_verified
 from mixer_dist.config import RunConfig
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.data.run_data import resolve_order, sample_order, training_data
@@ -23,7 +24,7 @@ from mixer_dist.train.init_from import first_model
 FREE_TO_CHANGE = (
     "run_dir", "micro_batch_size", "max_consecutive_skips", "engine", "checkpoint", "logging",
     "storage", "evals", "data.train", "data.num_threads", "data.prefetch_batches",
-    "data.max_bad_fraction",
+    "data.max_bad_fraction", "umask",
 )  # fmt: skip
 """What decides how a run is carried out, not what it is; the data are compared by content."""
 

@@ -6,8 +6,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from mixer_dist.checkpoint.catalog import list_checkpoints, read_checkpoint
 from mixer_dist.checkpoint.load import full_tensors
-from mixer_dist.checkpoint.restore import list_checkpoints, read_checkpoint, verified
+from mixer_dist.checkpoint.restore import verified
 from mixer_dist.errors import CheckpointError
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage

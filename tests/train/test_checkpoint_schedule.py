@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mixer_dist.checkpoint.restore import list_checkpoints
+from mixer_dist.checkpoint.catalog import list_checkpoints
 from mixer_dist.metrics import read_events, read_metrics
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
