@@ -17,6 +17,7 @@ from mixer_dist.checkpoint.layout import (
     MANIFEST_NAME,
     CheckpointManifest,
     FileEntry,
+    check_version,
     checkpoint_step,
     piece_key,
 )
@@ -42,6 +43,7 @@ def read_checkpoint(storage: Storage, url: str) -> Checkpoint:
     location = join(url, MANIFEST_NAME)
     try:
         tree = json.loads(storage.read(location))
+        check_version(tree, url)
         return Checkpoint(url, parse(CheckpointManifest, tree, location))
     except MissingError:
         raise MissingError(
@@ -74,13 +76,7 @@ def newest_verified(storage: Storage, run_dir: RunDir) -> Checkpoint | None:
     Walks back over torn and damaged ones, naming each; CheckpointError where all are damaged.
     """
     logger = logging.getLogger(__name__)
-    urls: list[str] = []
-    if distributed.is_main():
-        checkpoints, problems = list_checkpoints(storage, run_dir)
-        urls = [checkpoint.url for checkpoint in checkpoints]
-        for problem in problems:
-            logger.warning("passed over: %s", problem)
-    found = distributed.share(urls)
+    found = distributed.on_main(lambda: _newest_first(storage, run_dir))
     for url in found:
         checkpoint = read_checkpoint(storage, url)
         problems = verify(storage, checkpoint)
@@ -94,6 +90,13 @@ def newest_verified(storage: Storage, run_dir: RunDir) -> Checkpoint | None:
             "or choose another run_dir to begin at step 0"
         )
     return None
+
+
+def _newest_first(storage: Storage, run_dir: RunDir) -> list[str]:
+    checkpoints, problems = list_checkpoints(storage, run_dir)
+    for problem in problems:
+        logging.getLogger(__name__).warning("passed over: %s", problem)
+    return [checkpoint.url for checkpoint in checkpoints]
 
 
 def verify(storage: Storage, checkpoint: Checkpoint) -> list[str]:
