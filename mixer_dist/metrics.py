@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mixer_dist.errors import DataError
+from mixer_dist.errors import DataError, RefusedError, StorageError
 from mixer_dist.run_dir import RunDir, attempt_numbers, read_attempt
 from mixer_dist.storage import Storage, join
 
@@ -50,10 +50,13 @@ class RolledLines:
         self._is_written = False
 
     def flush(self) -> None:
-        """Have all lines on storage."""
+        """Have all lines on storage; StorageError."""
         if self._is_written:
             return
-        self.storage.write(self.url_of(self._part), "".join(self._lines).encode())
+        try:
+            self.storage.write(self.url_of(self._part), "".join(self._lines).encode())
+        except RefusedError as error:  # the place was there when the run began
+            raise StorageError(f"cannot write on: {error}") from error
         self._is_written = True
         if sum(map(len, self._lines)) > ROLL_BYTES:
             self._part, self._lines = self._part + 1, []
