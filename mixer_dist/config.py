@@ -26,7 +26,7 @@ from mixer_dist.yaml_tree import apply_override, read_yaml
 T = TypeVar("T")
 
 Variant = Literal["S/32", "S/16", "B/32", "B/16", "L/32", "L/16", "H/14"]
-EngineName = Literal["single", "ddp", "fsdp", "zero1", "zero2"]
+EngineName = Literal["single", "ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"]
 
 
 def _even(value: int) -> int:
@@ -174,7 +174,9 @@ class EngineConfig(Section):
     name: EngineName = "fsdp"
     precision: Literal["fp32", "bf16"] = "bf16"
     reshard_after_forward: bool = False
-    """Under fsdp: free gathered weights between forward and backward, for memory."""
+    """Under fsdp and hsdp: free gathered weights between forward and backward, for memory."""
+    shard_ranks: PositiveInt | None = None
+    """Under hsdp: ranks that share one copy of the state; by default those of a node."""
     timeout_s: PositiveFloat = 600.0
     """A collective that takes longer ends the run."""
 
@@ -183,6 +185,10 @@ class CheckpointConfig(Section):
     """When training state is saved."""
 
     every_steps: PositiveInt = 1000
+    timeout_s: PositiveFloat = 1800.0
+    """A save that takes longer is given up, and tried again at the next interval."""
+    grace_s: NonNegativeFloat = 30.0
+    """How long a save under way may still take when the run ends early."""
 
 
 class LoggingConfig(Section):

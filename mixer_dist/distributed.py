@@ -114,34 +114,66 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def share(value: Any) -> Any:
+def background_group(timeout_s: float) -> dist.ProcessGroup | None:
+    """A group of all ranks for a thread of its own, through gloo. All ranks must call this."""
+    if world_size() == 1:
+        return None
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+    return group
+
+
+def share(value: Any, group: dist.ProcessGroup | None = None) -> Any:
     """Rank 0's value (anything JSON holds), on every rank. All ranks must call this."""
-    return gather(value)[0]
+    texts = [json.dumps(value) if is_main() else None]
+    if world_size() > 1:
+        dist.broadcast_object_list(texts, src=0, group=group, device=torch.device("cpu"))
+    return json.loads(texts[0] or "null")
 
 
-def on_main(action: Callable[[], Any]) -> Any:
+def on_main(action: Callable[[], Any], group: dist.ProcessGroup | None = None) -> Any:
     """Run an action on rank 0 and give its result (anything JSON holds) or its error to all.
 
     The other ranks raise PeerError where rank 0 raised. All ranks must call this.
     """
-    if not is_main():
-        outcome = share(None)
-        if "error" in outcome:
-            raise PeerError(outcome["error"], outcome["exit_code"])
-        return outcome["value"]
+    outcome, failure = _outcome(action) if is_main() else ({}, None)
+    outcome = share(outcome, group)
+    if failure:
+        raise failure
+    return _value(outcome)
+
+
+def on_all(action: Callable[[], Any], group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Run an action on every rank and give all results (anything JSON holds), in rank order.
+
+    Where any rank raised, all do: those that did not, PeerError. All ranks must call this.
+    """
+    outcome, failure = _outcome(action)
+    outcomes = gather(outcome, group)
+    if failure:
+        raise failure
+    return [_value(outcome) for outcome in outcomes]
+
+
+def _outcome(action: Callable[[], Any]) -> tuple[dict[str, Any], MixerError | None]:
+    """What an action gave, or its error, to be told to other ranks."""
     try:
-        return share({"value": action()})["value"]
+        return {"value": action()}, None
     except MixerError as error:
-        share({"error": str(error), "exit_code": error.exit_code})
-        raise
+        return {"error": f"rank {rank()}: {error}", "exit_code": error.exit_code}, error
 
 
-def gather(value: Any) -> list[Any]:
+def _value(outcome: dict[str, Any]) -> Any:
+    if "error" in outcome:
+        raise PeerError(outcome["error"], outcome["exit_code"])
+    return outcome["value"]
+
+
+def gather(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
     """Every rank's value (anything JSON holds), in rank order. All ranks must call this."""
     texts: list[Any] = [None] * world_size()
     if world_size() == 1:
         return [json.loads(json.dumps(value))]
-    dist.all_gather_object(texts, json.dumps(value))
+    dist.all_gather_object(texts, json.dumps(value), group=group)
     return [json.loads(text) for text in texts]
 
 

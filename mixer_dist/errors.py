@@ -8,6 +8,7 @@ MixerError                 1  failed while running
 ├── StorageError              storage failed for longer than its deadline
 ├── DataError                 a data shard, index or manifest is not what it should be
 ├── CheckpointError           a checkpoint is damaged or cannot be written
+│   └── SupersededError    3  another trainer has taken the run over
 ├── NumericsError             the loss stayed non-finite
 └── PeerError                 another rank failed and has said why
 """
@@ -63,6 +64,12 @@ class DataError(MixerError):
 
 class CheckpointError(MixerError):
     """A checkpoint is damaged, incomplete or cannot be written."""
+
+
+class SupersededError(CheckpointError):
+    """A newer attempt goes on with the run: this trainer must stop, and not be started again."""
+
+    exit_code = 3
 
 
 class NumericsError(MixerError):

@@ -5,14 +5,16 @@ time, events at once.
 """
 
 import json
+import logging
 import math
 import re
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from mixer_dist.errors import DataError, RefusedError, StorageError
+from mixer_dist.errors import DataError, MixerError
 from mixer_dist.run_dir import RunDir, attempt_numbers, read_attempt
 from mixer_dist.storage import Storage, join
 
@@ -20,6 +22,8 @@ Line = dict[str, Any]
 
 FLUSH_S = 30.0
 ROLL_BYTES = 4 * 10**6
+
+logger = logging.getLogger(__name__)
 
 _METRICS_FILE = re.compile(r"^attempt-(\d+)-\d+\.jsonl$")
 
@@ -33,33 +37,53 @@ def to_json_line(line: Line) -> str:
     return json.dumps(finite, allow_nan=False) + "\n"
 
 
-@dataclass
 class RolledLines:
-    """Lines in files that are written anew as a whole, and followed by the next one at 4 MB."""
+    """Lines in files that are written anew as a whole, and followed by the next one at 4 MB.
 
-    storage: Storage
-    url_of: Callable[[int], str]
-    """The file of each part, counted from 0."""
-    _lines: list[str] = field(default_factory=list)
-    _part: int = 0
-    _is_written: bool = True
+    They are written by a thread, so that a slow store delays nobody; one that fails is tried again
+    with the next lines.
+    """
+
+    def __init__(self, storage: Storage, url_of: Callable[[int], str]) -> None:
+        """`url_of` names the file of each part, counted from 0."""
+        self._storage = storage
+        self._url_of = url_of
+        self._lines: list[str] = []
+        self._part = 0
+        self._num_written = 0
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "lines")
 
     def add(self, line: Line) -> None:
         """Take one line."""
         self._lines.append(to_json_line(line))
-        self._is_written = False
 
     def flush(self) -> None:
-        """Have all lines on storage; StorageError."""
-        if self._is_written:
-            return
+        """Have all lines on storage."""
+        with self._lock:
+            lines = list(self._lines)
+            if len(lines) == self._num_written:
+                return
+            self._storage.write(self._url_of(self._part), "".join(lines).encode())
+            self._num_written = len(lines)
+            if sum(map(len, lines)) > ROLL_BYTES:
+                self._part, self._num_written = self._part + 1, 0
+                del self._lines[: len(lines)]
+
+    def flush_soon(self) -> None:
+        """Have the thread write; a failure is a warning."""
+        self._thread.submit(self._try_to_flush)
+
+    def close(self) -> None:
+        """Write what is left, and end the thread."""
+        self._thread.shutdown()
+        self.flush()
+
+    def _try_to_flush(self) -> None:
         try:
-            self.storage.write(self.url_of(self._part), "".join(self._lines).encode())
-        except RefusedError as error:  # the place was there when the run began
-            raise StorageError(f"cannot write on: {error}") from error
-        self._is_written = True
-        if sum(map(len, self._lines)) > ROLL_BYTES:
-            self._part, self._lines = self._part + 1, []
+            self.flush()
+        except MixerError as error:
+            logger.warning("not written yet: %s", error)
 
 
 class MetricsLog:
@@ -73,12 +97,16 @@ class MetricsLog:
         """Take one line, to be written when it is time."""
         self._lines.add(line)
         if time.monotonic() - self._flushed_at > FLUSH_S:
-            self.flush()
+            self._lines.flush_soon()
+            self._flushed_at = time.monotonic()
 
     def flush(self) -> None:
-        """Write all lines of the current file now."""
+        """Have all lines on storage now."""
         self._lines.flush()
-        self._flushed_at = time.monotonic()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._lines.close()
 
 
 class EventLog:
@@ -89,17 +117,21 @@ class EventLog:
         self._rank = rank
 
     def write(self, event: str, **details: Any) -> None:
-        """Record an event now."""
+        """Record an event, to be written at once."""
         self.add(event, **details)
-        self.flush()
+        self._lines.flush_soon()
 
     def add(self, event: str, **details: Any) -> None:
         """Record one of many events, to be written with the others."""
         self._lines.add({"event": event, "time": time.time(), "rank": self._rank, **details})
 
-    def flush(self) -> None:
-        """Write what was added."""
-        self._lines.flush()
+    def flush_soon(self) -> None:
+        """Have what was added written."""
+        self._lines.flush_soon()
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._lines.close()
 
 
 def read_metrics(storage: Storage, run_dir: RunDir) -> list[Line]:

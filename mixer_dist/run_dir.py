@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mixer_dist.config import RunConfig
-from mixer_dist.errors import CheckpointError, MissingError
+from mixer_dist.errors import MissingError, SupersededError
 from mixer_dist.sections import Section, parse
 from mixer_dist.storage import Storage, join
 from mixer_dist.yaml_tree import load_yaml
@@ -121,10 +121,18 @@ def write_attempt(storage: Storage, run_dir: RunDir, attempt: Attempt) -> None:
 
 
 def check_not_superseded(storage: Storage, run_dir: RunDir, attempt: Attempt) -> None:
-    """CheckpointError where another trainer has started on this run since."""
-    newest = read_attempt(storage, run_dir, attempt_numbers(storage, run_dir)[-1])
+    """SupersededError where another trainer has started on this run since."""
+    newest = read_attempt(storage, run_dir, _last_number(storage, run_dir))
     if newest.attempt_id != attempt.attempt_id:
-        raise CheckpointError(
+        raise SupersededError(
             f"attempt {attempt.attempt} is superseded by attempt {newest.attempt} on "
             f"{run_dir.url}: this trainer stops and writes no checkpoint"
         )
+
+
+def _last_number(storage: Storage, run_dir: RunDir) -> int:
+    """The highest attempt, also where a bucket's listing lags behind its files."""
+    number = attempt_numbers(storage, run_dir)[-1]
+    while storage.exists(run_dir.attempt_file(number + 1)):
+        number += 1
+    return number

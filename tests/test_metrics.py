@@ -1,6 +1,8 @@
 """Metrics and events: whole files, and one line a step however often a run was started."""
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixer_dist import metrics
-from mixer_dist.config import load_config
+from mixer_dist.config import StorageConfig, load_config
 from mixer_dist.errors import CheckpointError, ConfigError
 from mixer_dist.metrics import EventLog, MetricsLog, read_metrics, to_json_line
 from mixer_dist.run_dir import (
@@ -84,7 +86,30 @@ def test_lines_are_written_when_it_is_time_and_the_file_is_whole(run_dir, monkey
     monkeypatch.setattr(metrics, "FLUSH_S", 0.0)
     log.add({"step": 3})
     steps = [{"step": step} for step in (1, 2, 3)]
-    assert files(run_dir.metrics) == {"attempt-0003-000.jsonl": steps}
+    eventually(lambda: files(run_dir.metrics) == {"attempt-0003-000.jsonl": steps})
+
+
+def eventually(is_so: Callable[[], bool]) -> None:
+    """Wait until a background thread has made it so."""
+    for _ in range(500):
+        if is_so():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came about")
+
+
+def test_a_store_that_is_down_delays_nobody_and_loses_nothing(run_dir, monkeypatch):
+    storage = Storage({"": StorageConfig(deadline_s=60)})
+    Path(run_dir.url).mkdir()
+    in_the_way = Path(run_dir.events)
+    in_the_way.write_text("")  # no folder can be made here
+    log = EventLog(storage, run_dir, 1, 0)
+    log.write("start")  # returns, though the write is tried again for a minute
+    log.write("save")
+    in_the_way.unlink()
+    log.close()
+    lines = files(run_dir.events_folder(1))["rank-00000.jsonl"]
+    assert [line["event"] for line in lines] == ["start", "save"]
 
 
 def test_an_attempt_without_lines_writes_no_file(run_dir):
@@ -116,9 +141,12 @@ def test_events_are_written_at_once_and_apart_for_each_rank(run_dir):
     log, other = (EventLog(STORAGE, run_dir, 2, rank) for rank in (0, 1))
     log.write("start", step=0)
     folder = f"{run_dir.events}/attempt-0002"
+    eventually(lambda: Path(folder, "rank-00000.jsonl").exists())
     assert [event["event"] for event in files(folder)["rank-00000.jsonl"]] == ["start"]
     other.write("bad_sample", position=5, reason="damaged", size=float("nan"))
     log.write("finish", step=9)
+    log.close()
+    other.close()
     assert [event["event"] for event in files(folder)["rank-00000.jsonl"]] == ["start", "finish"]
     [bad] = files(folder)["rank-00001.jsonl"]
     assert bad.pop("time") > 0

@@ -36,7 +36,10 @@ def tiny_config(engine: str, precision: str = "fp32", **changes: Any) -> RunConf
         "data": {"train": [{"manifest": "unused"}]},
         "augment": {"mixup": 0.5},
         "optimizer": {"learning_rate": 3e-3, "warmup_steps": 4, "weight_decay": 0.1},
-        "engine": {"name": engine, "precision": precision, "timeout_s": 60.0},
+        "engine": {
+            "name": engine, "precision": precision, "timeout_s": 60.0,
+            "shard_ranks": 2 if distributed.world_size() % 2 == 0 else None,
+        },
     }  # fmt: skip
     return parse(RunConfig, tree | changes, "tiny")
 

@@ -21,9 +21,10 @@ from mixer_dist.checkpoint.layout import (
     pieces_file,
     versions,
 )
+from mixer_dist.checkpoint.load import full_tensors
+from mixer_dist.checkpoint.piece_file import write_pieces
 from mixer_dist.checkpoint.pieces import KINDS, Piece
-from mixer_dist.checkpoint.restore import Checkpoint, full_tensors
-from mixer_dist.checkpoint.save import write_pieces
+from mixer_dist.checkpoint.restore import Checkpoint
 from mixer_dist.errors import CheckpointError, ConfigError, MissingError, RefusedError
 from mixer_dist.models.npz import from_official, npz_bytes, read_npz, to_official
 from mixer_dist.storage import Storage, join

@@ -1,16 +1,10 @@
-"""Restoring: find the newest checkpoint that verifies, then read just the ranges a rank needs."""
+"""Finding a checkpoint to go on from: the newest whose every byte is right."""
 
 import hashlib
 import json
 import logging
-import struct
-from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
 
 from mixer_dist import distributed
 from mixer_dist.checkpoint.layout import (
@@ -19,14 +13,12 @@ from mixer_dist.checkpoint.layout import (
     FileEntry,
     check_version,
     checkpoint_step,
-    piece_key,
 )
 from mixer_dist.errors import CheckpointError, ConfigError, MissingError, StorageError
 from mixer_dist.run_dir import RunDir
 from mixer_dist.sections import parse
 from mixer_dist.storage import Storage, join
 
-FP32_BYTES = 4
 HASH_BYTES = 16 * 2**20  # read at a time when a file is verified
 
 
@@ -137,60 +129,6 @@ def check_same_model(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...
                 f"in it and {shapes.get(fqn, 'not there')} in the config; "
                 "choose another run_dir or the config it was made with"
             )
-
-
-class PieceReader:
-    """Ranges of a checkpoint's tensors, read as byte ranges of its files."""
-
-    def __init__(self, storage: Storage, checkpoint: Checkpoint) -> None:
-        self._storage = storage
-        self._checkpoint = checkpoint
-        self._headers: dict[str, tuple[int, dict[str, Any]]] = {}
-
-    def __call__(self, name: str, start: int, stop: int) -> Tensor:
-        """Elements [start, stop) of a tensor such as `exp_avg.head.bias`, 1-D fp32."""
-        kind, fqn = name.split(".", 1)
-        entry = self._checkpoint.manifest.parameters[fqn]
-        first = bisect_right(entry.cuts, start) - 1
-        result = torch.empty(stop - start)
-        for part in range(first, len(entry.files)):
-            begin, end = entry.cuts[part], entry.cuts[part + 1]
-            if begin >= stop:
-                break
-            low, high = max(start, begin), min(stop, end)
-            file = self._checkpoint.manifest.files[entry.files[part]].name
-            key = piece_key(kind, fqn, begin)
-            result[low - start : high - start] = self._elements(
-                file, key, low - begin, high - begin
-            )
-        return result
-
-    def _elements(self, file: str, key: str, start: int, stop: int) -> Tensor:
-        base, header = self._header(file)
-        offset = base + header[key]["data_offsets"][0]
-        location = join(self._checkpoint.url, file)
-        data = self._storage.read_range(
-            location, offset + FP32_BYTES * start, offset + FP32_BYTES * stop
-        )
-        return torch.frombuffer(bytearray(data), dtype=torch.float32)
-
-    def _header(self, file: str) -> tuple[int, dict[str, Any]]:
-        """Where the data of a safetensors file begins, and its JSON header."""
-        if file not in self._headers:
-            location = join(self._checkpoint.url, file)
-            (length,) = struct.unpack("<Q", self._storage.read_range(location, 0, 8))
-            text = self._storage.read_range(location, 8, 8 + length)
-            self._headers[file] = (8 + length, json.loads(text))
-        return self._headers[file]
-
-
-def full_tensors(storage: Storage, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Every parameter whole, in fp32: what evaluation and export need, without the moments."""
-    read = PieceReader(storage, checkpoint)
-    return {
-        fqn: read(f"param.{fqn}", 0, entry.cuts[-1]).view(entry.shape)
-        for fqn, entry in checkpoint.manifest.parameters.items()
-    }
 
 
 def verified(storage: Storage, url: str) -> Checkpoint:

@@ -1,15 +1,15 @@
-"""Saving: each rank writes its pieces, then rank 0 commits by writing the manifest."""
+"""Saving beside training: a host copy at once; files, hashes and the commit in the background.
 
-import hashlib
-import json
-import struct
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+Each rank writes its pieces, then rank 0 commits by writing the manifest. One save at a time.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from mixer_dist import distributed
 from mixer_dist.checkpoint.layout import (
@@ -19,57 +19,114 @@ from mixer_dist.checkpoint.layout import (
     TrainingState,
     WrittenBy,
     parameter_entries,
-    piece_key,
     pieces_file,
     versions,
 )
+from mixer_dist.checkpoint.piece_file import write_pieces
 from mixer_dist.checkpoint.pieces import Piece
-from mixer_dist.errors import CheckpointError, MixerError
+from mixer_dist.checkpoint.snapshot import Snapshot
+from mixer_dist.errors import CheckpointError, PeerError, SupersededError
 from mixer_dist.run_dir import Attempt, RunDir, check_not_superseded
 from mixer_dist.storage import Storage, join
 
-_ALIGNMENT = 8  # of the data in a safetensors file
+ABANDON_S = 5.0  # for a save that was told to stop
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was committed."""
+
+    step: int
+    url: str
+    stall_s: float
+    """How long training stood still for it."""
+    seconds: float
+    """From then on until the commit."""
+
+
 class Saver:
-    """Writes checkpoints of one attempt."""
+    """Writes the checkpoints of one attempt."""
 
-    storage: Storage
-    run_dir: RunDir
-    attempt: Attempt
-    shapes: Mapping[str, tuple[int, ...]]
+    def __init__(
+        self,
+        storage: Storage,
+        run_dir: RunDir,
+        attempt: Attempt,
+        shapes: Mapping[str, tuple[int, ...]],
+        pieces: Sequence[Piece],
+        before_commit: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Takes memory for a copy of the pieces. All ranks must call this."""
+        self._storage = storage.twin()
+        self._run_dir = run_dir
+        self._attempt = attempt
+        self._shapes = shapes
+        self._snapshot = Snapshot(pieces)
+        self._before_commit = before_commit
+        self._group = distributed.background_group(attempt.config.checkpoint.timeout_s)
+        self._under_way: Future[Saved] | None = None
 
-    def save(self, pieces: Sequence[Piece], state: TrainingState) -> str:
-        """Write and commit a checkpoint, return its URL. All ranks must call this.
+    @property
+    def is_busy(self) -> bool:
+        """Whether a save is under way, or its end was not asked for yet."""
+        return self._under_way is not None
 
-        CheckpointError on every rank, and nothing committed, where any rank failed.
-        """
-        url = self.run_dir.checkpoint(state.step)
-        reports = _all_succeeded(distributed.gather(self._write_mine(url, pieces)))
-        committed: dict[str, Any] = {}
-        if distributed.is_main():
-            committed = _outcome(lambda: self._commit(url, reports, state))
-        _all_succeeded([distributed.share(committed)])
-        return url
+    def start(self, pieces: Sequence[Piece], state: TrainingState) -> None:
+        """Copy the pieces, and have them saved while training goes on. All ranks must call this."""
+        assert not self.is_busy, "one save at a time: its copy is the memory of the next"
+        began = time.monotonic()
+        copied = self._snapshot.take(pieces)
+        stall_s = time.monotonic() - began
+        self._under_way = _in_thread(lambda: self._save(copied, state, stall_s))
+
+    def poll(self) -> Saved | None:
+        """What the save under way came to, None as long as it is; CheckpointError."""
+        return self.wait() if self._under_way and self._under_way.done() else None
+
+    def wait(self) -> Saved:
+        """What the save under way comes to; CheckpointError where nothing was committed."""
+        assert self._under_way is not None, "no save was started"
+        under_way = self._under_way
+        wait([under_way])
+        self._under_way = None
+        return under_way.result()
+
+    def close(self, grace_s: float) -> None:
+        """Let the save under way end within some seconds, else abandon it: nothing is committed."""
+        if self._under_way and not wait([self._under_way], grace_s).done:
+            self._storage.stop()
+            wait([self._under_way], ABANDON_S)
+            logger.warning("The save under way did not end within %g s: abandoned.", grace_s)
+
+    def _save(self, pieces: Sequence[Piece], state: TrainingState, stall_s: float) -> Saved:
+        began = time.monotonic()
+        url = self._run_dir.checkpoint(state.step)
+        try:
+            reports = distributed.on_all(lambda: self._write_mine(url, pieces), self._group)
+            distributed.on_main(lambda: self._commit(url, reports, state), self._group)
+        except PeerError as error:
+            if error.exit_code == SupersededError.exit_code:
+                raise
+            raise CheckpointError(str(error)) from error
+        except RuntimeError as error:  # of the collective: a rank is gone, or too late
+            raise CheckpointError(f"a rank was lost: {str(error).splitlines()[0]}") from error
+        return Saved(state.step, url, stall_s, time.monotonic() - began)
 
     def _write_mine(self, url: str, pieces: Sequence[Piece]) -> dict[str, Any]:
-        name = pieces_file(self.attempt.attempt, distributed.rank())
+        name = pieces_file(self._attempt.attempt, distributed.rank())
         held = [(p.fqn, p.start, p.stop) for p in pieces if p.kind == "param"]
+        return {
+            "file": write_pieces(self._storage, url, name, pieces).model_dump(),
+            "held": held,
+        }
 
-        def write() -> dict[str, Any]:
-            entry = write_pieces(self.storage, url, name, pieces)
-            return {"file": entry.model_dump(), "held": held}
-
-        return _outcome(write)
-
-    def _commit(
-        self, url: str, reports: Sequence[dict[str, Any]], state: TrainingState
-    ) -> dict[str, Any]:
-        check_not_superseded(self.storage, self.run_dir, self.attempt)
-        manifest = build_manifest(self.shapes, reports, state, self.attempt)
-        self.storage.write(join(url, MANIFEST_NAME), manifest.model_dump_json().encode())
-        return {}
+    def _commit(self, url: str, reports: Sequence[dict[str, Any]], state: TrainingState) -> None:
+        check_not_superseded(self._storage, self._run_dir, self._attempt)
+        self._before_commit()
+        manifest = build_manifest(self._shapes, reports, state, self._attempt)
+        self._storage.write(join(url, MANIFEST_NAME), manifest.model_dump_json().encode())
 
 
 def build_manifest(
@@ -93,56 +150,15 @@ def build_manifest(
     )
 
 
-def write_pieces(storage: Storage, folder: str, name: str, pieces: Sequence[Piece]) -> FileEntry:
-    """Write pieces as one safetensors file, straight from memory, hashed on the way."""
-    arrays = {piece_key(p.kind, p.fqn, p.start): _host_array(p) for p in pieces}
-    ordered = {key: arrays[key] for key in sorted(arrays)}
-    header = safetensors_header(ordered)
-    digest = hashlib.sha256()
+def _in_thread(action: Callable[[], Saved]) -> Future[Saved]:
+    """The outcome to come of an action in a thread that does not keep the process alive."""
+    future: Future[Saved] = Future()
 
-    def parts() -> Iterator[Any]:
-        nonlocal digest
-        digest = hashlib.sha256()  # a second try starts anew
-        buffers: list[Any] = [array.data for array in ordered.values()]
-        for part in (header, *buffers):
-            digest.update(part)
-            yield part
+    def run() -> None:
+        try:
+            future.set_result(action())
+        except BaseException as error:  # noqa: BLE001, raised where the outcome is asked for
+            future.set_exception(error)
 
-    storage.write_parts(join(folder, name), parts)
-    num_bytes = len(header) + sum(array.nbytes for array in ordered.values())
-    return FileEntry(name=name, num_bytes=num_bytes, sha256=digest.hexdigest())
-
-
-def safetensors_header(arrays: Mapping[str, NDArray[np.float32]]) -> bytes:
-    """The head of a safetensors file of 1-D fp32 tensors; their CRC-32s lie in its metadata."""
-    entries: dict[str, Any] = {
-        "__metadata__": {key: f"{zlib.crc32(array.data):08x}" for key, array in arrays.items()}
-    }
-    end = 0
-    for key, array in arrays.items():
-        begin, end = end, end + array.nbytes
-        entries[key] = {"dtype": "F32", "shape": [array.size], "data_offsets": [begin, end]}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    return struct.pack("<Q", len(text)) + text
-
-
-def _host_array(piece: Piece) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = piece.tensor.cpu().numpy()
-    return array
-
-
-def _outcome(action: Any) -> dict[str, Any]:
-    """What an action returns, or its error as text for the other ranks."""
-    try:
-        result: dict[str, Any] = action()
-        return result
-    except MixerError as error:
-        return {"error": str(error)}
-
-
-def _all_succeeded(outcomes: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-    for rank, outcome in enumerate(outcomes):
-        if "error" in outcome:
-            raise CheckpointError(f"not saved, rank {rank}: {outcome['error']}")
-    return outcomes
+    threading.Thread(target=run, name="save", daemon=True).start()
+    return future

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from mixer_dist import distributed
+from mixer_dist.checkpoint.load import full_tensors
 from mixer_dist.checkpoint.restore import (
     Checkpoint,
     check_same_model,
-    full_tensors,
     newest_verified,
     verified,
 )

@@ -48,4 +48,4 @@ def check_engine(config: RunConfig, world_size: int) -> None:
     """ConfigError where this engine or batch cannot be had on so many ranks."""
     micro_batch_shape(config, world_size)
     if not config.engine.name.startswith("zero"):
-        mesh_shape(config.engine.name, world_size)
+        mesh_shape(config.engine, world_size)

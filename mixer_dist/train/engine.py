@@ -6,7 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from mixer_dist.checkpoint.pieces import Piece, Read
+from mixer_dist.checkpoint.pieces import Piece
 from mixer_dist.data.batch import Batch
 
 
@@ -30,11 +30,11 @@ class Engine(Protocol):
         ...
 
     def pieces(self) -> Iterator[Piece]:
-        """The ranges of the training state that this rank saves, without communication."""
+        """The ranges of the training state that this rank saves and reads, no other rank's."""
         ...
 
-    def restore(self, read: Read, num_updates: int) -> None:
-        """Take every range this rank holds from `read`. All ranks must call this."""
+    def refresh(self, num_updates: int) -> None:
+        """Bring all else up to the pieces, once they were read. All ranks must call this."""
         ...
 
     @property

@@ -3,17 +3,17 @@
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 
 from mixer_dist import distributed
-from mixer_dist.checkpoint.layout import TrainingState
-from mixer_dist.checkpoint.restore import PieceReader
-from mixer_dist.checkpoint.save import Saver
+from mixer_dist.checkpoint.load import load_pieces
 from mixer_dist.config import RunConfig
 from mixer_dist.data.batch import Batch
 from mixer_dist.data.order import Window
 from mixer_dist.data.stream import Cursor, Share, TrainStream, micro_batch_shape
 from mixer_dist.models.mixer import depth_rates
 from mixer_dist.train.build import build_engine, build_model, model_dimensions
+from mixer_dist.train.checkpoint_schedule import CheckpointSchedule
 from mixer_dist.train.description import describe
 from mixer_dist.train.engine import Engine
 from mixer_dist.train.optim import scheduled_rate
@@ -38,27 +38,29 @@ def pretrain(config: RunConfig, may_change: Sequence[str] = ()) -> None:
             return
         engine = build_engine(run.config, build_model(run.config))
         if run.checkpoint:
-            engine.restore(PieceReader(run.storage, run.checkpoint), run.state.num_updates)
+            load_pieces(run.storage, run.checkpoint, engine.pieces())
+            engine.refresh(run.state.num_updates)
         train(run, engine)
 
 
 def train(run: Run, engine: Engine) -> None:
     """The loop over batches. All ranks must call this."""
     config, device = run.config, distributed.device()
-    progress = Progress(run)
-    saver = Saver(run.storage, run.run_dir, run.attempt, engine.shapes)
-    with training_stream(run) as stream:
+    with (
+        closing(Progress(run)) as progress,
+        closing(CheckpointSchedule(run, engine, progress)) as checkpoints,
+        training_stream(run) as stream,
+    ):
         for batch in timed(stream, progress):
             rate = scheduled_rate(batch.step, config.total_steps, config.optimizer)
             result = engine.train_step(batch.to(device), rate)
             progress.add(batch, result, rate)
             step = batch.step + 1
-            is_last = step == config.total_steps
-            if is_last or step % config.logging.every_steps == 0:
+            if step == config.total_steps or step % config.logging.every_steps == 0:
                 progress.report()
-            if is_last or step % config.checkpoint.every_steps == 0:
-                save(run, engine, saver, progress, batch)
-    progress.finish()
+            checkpoints.step_done(batch)
+        checkpoints.finish()
+        progress.finish()
 
 
 def training_stream(run: Run) -> TrainStream:
@@ -86,22 +88,3 @@ def timed(batches: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
         if batch is None:
             return
         yield batch
-
-
-def save(run: Run, engine: Engine, saver: Saver, progress: Progress, batch: Batch) -> None:
-    """Save what the run is after a batch. All ranks must call this."""
-    progress.report()
-    progress.flush()
-    state = TrainingState(
-        step=batch.step + 1,
-        num_updates=engine.num_updates,
-        position=batch.next_position,
-        skipped=run.state.skipped,
-        num_bad_samples=progress.num_bad_samples,
-    )
-    began = time.monotonic()
-    url = saver.save(list(engine.pieces()), state)
-    if distributed.is_main():
-        seconds = time.monotonic() - began
-        progress.events.write("save", step=state.step, url=url, seconds=seconds)
-        logger.info("saved %s in %.1f s", url, seconds)

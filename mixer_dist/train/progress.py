@@ -79,7 +79,7 @@ class Progress:
         """Sum the interval over ranks and write it down. All ranks must call this."""
         if not self._records:
             return
-        self.events.flush()
+        self.events.flush_soon()
         lines = self._reduced_lines()
         if distributed.is_main():
             self._write(lines)
@@ -88,16 +88,20 @@ class Progress:
         self._records, self._num_new_bad, self._waited_s = [], 0, 0.0
         self._began = time.monotonic()
 
-    def flush(self) -> None:
-        """Have all metrics on storage, as before a checkpoint is committed."""
-        if distributed.is_main():
-            self._metrics.flush()
+    def flush_metrics(self) -> None:
+        """Have all metrics on storage, as before a checkpoint is committed; rank 0 alone."""
+        self._metrics.flush()
 
     def finish(self) -> None:
         """Record that the last step is done."""
-        self.flush()
         if distributed.is_main():
             self.events.write("finish", step=self.run.config.total_steps)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self.events.close()
+        if distributed.is_main():
+            self._metrics.close()
             if self._tensorboard:
                 self._tensorboard.close()
 

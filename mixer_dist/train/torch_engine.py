@@ -1,16 +1,17 @@
-"""PyTorch's own sharding: single, ddp and fsdp are mesh shapes of one fully_shard path."""
+"""PyTorch's own sharding: single, ddp, fsdp and hsdp are mesh shapes of one fully_shard path."""
 
 from collections.abc import Iterator
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from mixer_dist import distributed
-from mixer_dist.checkpoint.pieces import Piece, Range, Read, owners, pieces_of
-from mixer_dist.config import RunConfig
+from mixer_dist.checkpoint.pieces import Piece, Range, owners, pieces_of
+from mixer_dist.config import EngineConfig, RunConfig
 from mixer_dist.data.batch import Batch
 from mixer_dist.errors import ConfigError
 from mixer_dist.models.mixer import MlpMixer
@@ -21,11 +22,19 @@ from mixer_dist.train.optim import build_adamw, create_moments
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def mesh_shape(name: str, world_size: int) -> tuple[int, int]:
+def mesh_shape(engine: EngineConfig, world_size: int) -> tuple[int, int]:
     """(dp_replicate, dp_shard) of an engine; ConfigError where the world cannot be shaped so."""
-    if name == "single" and world_size > 1:
+    if engine.name == "single" and world_size > 1:
         raise ConfigError(f"engine.name single runs on 1 rank, not {world_size}: take ddp or fsdp")
-    return (1, world_size) if name == "fsdp" else (world_size, 1)
+    if engine.name != "hsdp":
+        return (1, world_size) if engine.name == "fsdp" else (world_size, 1)
+    shard_ranks = engine.shard_ranks or distributed.placement().local_world_size
+    if world_size % shard_ranks:
+        raise ConfigError(
+            f"hsdp needs groups of engine.shard_ranks={shard_ranks} ranks, and {world_size} ranks "
+            "are no multiple: set engine.shard_ranks to a divisor, or take fsdp"
+        )
+    return world_size // shard_ranks, shard_ranks
 
 
 class TorchEngine:
@@ -37,7 +46,7 @@ class TorchEngine:
         self._dtype = DTYPES[config.engine.precision]
         self.shapes = {fqn: tuple(p.shape) for fqn, p in model.named_parameters()}
         self._model = model.to(distributed.device())
-        shard(self._model, config)
+        self._mesh = shard(self._model, config)
         # Names are taken now: after a forward the module may list gathered stand-ins.
         self._parameters = dict(model.named_parameters())
         self._optimizer = build_adamw(self._parameters.items(), config.optimizer)
@@ -79,20 +88,27 @@ class TorchEngine:
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def pieces(self) -> Iterator[Piece]:
-        """The ranges that this rank saves, without communication."""
-        replica, num_replicas = self._replica()
-        owner = owners(self.shapes, num_replicas)
+        """The ranges of the training state that this rank saves and reads, no other rank's."""
+        owner = owners(self.shapes, self._mesh.size(0))
+        replica = self._mesh.get_local_rank("dp_replicate")
         return (piece for piece in self._held() if owner[piece.fqn] == replica)
 
-    def restore(self, read: Read, num_updates: int) -> None:
-        """Take every range this rank holds from `read`. All ranks must call this."""
-        for piece in self._held():
-            piece.tensor.copy_(read(piece.name, piece.start, piece.stop))
+    def refresh(self, num_updates: int) -> None:
+        """Bring all else up to the pieces, once they were read. All ranks must call this."""
         for parameter in self._parameters.values():
             self._optimizer.state[parameter]["step"].fill_(num_updates)
+        self._send_to_replicas()
         for module in self._model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # gathered copies would still be the old weights
+
+    def _send_to_replicas(self) -> None:
+        """Each piece from the rank that read it to those that hold the same range."""
+        group = self._mesh.get_group("dp_replicate")
+        ranks = dist.get_process_group_ranks(group)
+        owner = owners(self.shapes, len(ranks))
+        for piece in self._held() if len(ranks) > 1 else ():
+            dist.broadcast(piece.tensor, src=ranks[owner[piece.fqn]], group=group)
 
     @property
     def num_updates(self) -> int:
@@ -106,21 +122,17 @@ class TorchEngine:
             if start < stop:
                 yield from pieces_of(Range(fqn, start, stop, parameter, 0), self._optimizer)
 
-    def _replica(self) -> tuple[int, int]:
-        """(index, count) among the ranks that hold the same ranges."""
-        replicas, _ = mesh_shape(self._config.engine.name, distributed.world_size())
-        return (distributed.rank(), replicas) if replicas > 1 else (0, 1)
 
-
-def shard(model: MlpMixer, config: RunConfig) -> None:
-    """Shard each block, then the rest, over the engine's mesh."""
-    shape = mesh_shape(config.engine.name, distributed.world_size())
+def shard(model: MlpMixer, config: RunConfig) -> DeviceMesh:
+    """Shard each block, then the rest, over the engine's mesh; the mesh."""
+    shape = mesh_shape(config.engine, distributed.world_size())
     device = distributed.device().type
     mesh = init_device_mesh(device, shape, mesh_dim_names=("dp_replicate", "dp_shard"))
     policy = MixedPrecisionPolicy(DTYPES[config.engine.precision], torch.float32)
     reshard = config.engine.reshard_after_forward
     for module in (*model.blocks, model):
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+    return mesh
 
 
 def set_gradient_sync(model: nn.Module, is_last: bool) -> None:

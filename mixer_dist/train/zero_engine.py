@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO 1 and 2, driven so that it takes the very steps that torch_engine takes."""
+"""DeepSpeed ZeRO 1, 2 and 3, driven so that it takes the very steps that torch_engine takes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from mixer_dist import distributed
-from mixer_dist.checkpoint.pieces import Piece, Range, Read, pieces_of
+from mixer_dist.checkpoint.pieces import Piece, pieces_of
 from mixer_dist.config import RunConfig
 from mixer_dist.data.batch import Batch
 from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.train.engine import StepResult
 from mixer_dist.train.objective import summed_loss
 from mixer_dist.train.optim import build_adamw, create_moments
+from mixer_dist.train.zero_state import FragmentState, PartitionState, ZeroState
 
 NEVER = 2**31 - 1
 
@@ -69,7 +70,11 @@ class ZeroEngine:
             dist_init_required=False,
         )
         self._optimizer = optimizer
-        create_moments(optimizer, self._flat_tensors())
+        is_partitioned = zero_stage(config.engine.name) == 3
+        self._state: ZeroState = (
+            PartitionState(self._zero) if is_partitioned else FragmentState(self._zero, optimizer)
+        )
+        create_moments(optimizer, self._state.flat_tensors())
         self._set_masters(initial)
 
     def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
@@ -96,42 +101,23 @@ class ZeroEngine:
         return norm, (~torch.isfinite(norm)).to(torch.float32)
 
     def pieces(self) -> Iterator[Piece]:
-        """The ranges that this rank saves: all it holds, as no two ranks hold the same."""
-        for held in self._ranges():
+        """The ranges that this rank saves and reads: all it holds, as no other rank has them."""
+        for held in self._state.ranges(self._parameters):
             yield from pieces_of(held, self._optimizer)
 
-    def restore(self, read: Read, num_updates: int) -> None:
-        """Take every range this rank holds from `read`. All ranks must call this."""
-        for piece in self.pieces():
-            piece.tensor.copy_(read(piece.name, piece.start, piece.stop))
-        for flat in self._flat_tensors():
+    def refresh(self, num_updates: int) -> None:
+        """Bring all else up to the pieces, once they were read. All ranks must call this."""
+        for flat in self._state.flat_tensors():
             self._optimizer.state[flat]["step"].fill_(num_updates)
-        self._zero.update_lp_params()  # gather the weights that forward uses, as a step does
-
-    def _set_masters(self, values: dict[str, Tensor]) -> None:
-        """fp32 weights as they were drawn: DeepSpeed makes its own from weights rounded to bf16."""
-        for held in self._ranges():
-            master = held.tensor.narrow(0, held.offset, held.stop - held.start)
-            master.data.copy_(values[held.fqn][held.start : held.stop])
+        self._state.refresh()
 
     @property
     def num_updates(self) -> int:
         """Updates so far; waits for the device."""
-        return int(self._optimizer.state[self._flat_tensors()[0]]["step"].item())
+        return int(self._optimizer.state[self._state.flat_tensors()[0]]["step"].item())
 
-    def _flat_tensors(self) -> list[Tensor]:
-        """This rank's cut of each parameter group: what the optimizer updates."""
-        return [p for group in self._optimizer.param_groups for p in group["params"]]
-
-    def _ranges(self) -> Iterator[Range]:
-        """DeepSpeed's fragments; their addresses know the group's order and its padding.
-
-        The flat tensors are looked up anew: DeepSpeed replaces them when it moves states.
-        """
-        flats = self._flat_tensors()
-        for fqn, parameter in self._parameters.items():
-            fragment = getattr(parameter, "_hp_mapping", None)
-            if fragment is not None:
-                lp, hp = fragment.lp_fragment_address, fragment.hp_fragment_address
-                flat = flats[fragment.param_group_index]
-                yield Range(fqn, lp.start, lp.start + lp.numel, flat, hp.start)
+    def _set_masters(self, values: dict[str, Tensor]) -> None:
+        """fp32 weights as they were drawn: DeepSpeed makes its own from weights rounded to bf16."""
+        for held in self._state.ranges(self._parameters):
+            master = held.tensor.narrow(0, held.offset, held.stop - held.start)
+            master.data.copy_(values[held.fqn][held.start : held.stop])

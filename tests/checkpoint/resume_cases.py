@@ -1,13 +1,17 @@
 """What runs on each rank in test_resume.py."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import safe_open
 
 from mixer_dist import distributed
 from mixer_dist.checkpoint.layout import TrainingState
-from mixer_dist.checkpoint.restore import PieceReader, newest_verified
+from mixer_dist.checkpoint.load import load_pieces
+from mixer_dist.checkpoint.pieces import Piece
+from mixer_dist.checkpoint.restore import newest_verified
 from mixer_dist.checkpoint.save import Saver
 from mixer_dist.config import RunConfig
 from mixer_dist.errors import CheckpointError
@@ -26,7 +30,9 @@ def attempt_of(config: RunConfig, number: int) -> Attempt:
     )
 
 
-def train_and_save(run_dir: str, engine: str, precision: str) -> list[float]:
+def train_and_save(
+    run_dir: str, engine: str, precision: str, end: int = END
+) -> list[float]:
     """Train, save on the way, go on to the end; the losses after the save."""
     with distributed.connected(60):
         config = tiny_config(engine, precision)
@@ -37,9 +43,12 @@ def train_and_save(run_dir: str, engine: str, precision: str) -> list[float]:
         distributed.barrier()
         position = SAVED_AT * config.global_batch_size
         state = TrainingState(step=SAVED_AT, num_updates=trained.num_updates, position=position)
-        saver = Saver(storage, RunDir(run_dir), attempt, trained.shapes)
-        saver.save(list(trained.pieces()), state)
-        return take_steps(trained, config, SAVED_AT, END)
+        pieces = list(trained.pieces())
+        saver = Saver(storage, RunDir(run_dir), attempt, trained.shapes, pieces)
+        saver.start(pieces, state)
+        losses = take_steps(trained, config, SAVED_AT, end)  # while it is being written
+        saver.wait()
+        return losses
 
 
 class Resumed(NamedTuple):
@@ -52,22 +61,37 @@ class Resumed(NamedTuple):
     """Of the steps after it."""
 
 
-def restore_and_train(run_dirs: Sequence[str], engine: str, precision: str) -> list[Resumed]:
+def restore_and_train(
+    run_dirs: Sequence[str], engine: str, precision: str, end: int = END
+) -> list[Resumed]:
     """Restore each run's checkpoint into one engine in turn, and go on from it."""
     with distributed.connected(60):
         config = tiny_config(engine, precision)
         trained = tiny_engine(config)
-        return [_resumed(trained, config, run_dir) for run_dir in run_dirs]
+        return [_resumed(trained, config, run_dir, end) for run_dir in run_dirs]
 
 
-def _resumed(trained: Engine, config: RunConfig, run_dir: str) -> Resumed:
+def _resumed(trained: Engine, config: RunConfig, run_dir: str, end: int) -> Resumed:
     storage = Storage()
     checkpoint = newest_verified(storage, RunDir(run_dir))
     assert checkpoint is not None
-    read = PieceReader(storage, checkpoint)
-    trained.restore(read, checkpoint.manifest.num_updates)
-    same = all(torch.equal(p.tensor.cpu(), read(p.name, p.start, p.stop)) for p in trained.pieces())
-    return Resumed(same, trained.num_updates, take_steps(trained, config, SAVED_AT, END))
+    load_pieces(storage, checkpoint, trained.pieces())
+    trained.refresh(checkpoint.manifest.num_updates)
+    same = all(torch.equal(p.tensor.cpu(), _stored(run_dir, p)) for p in trained.pieces())
+    return Resumed(same, trained.num_updates, take_steps(trained, config, SAVED_AT, end))
+
+
+def _stored(run_dir: str, piece: Piece) -> torch.Tensor:
+    """What the files hold of a piece, read by safetensors' own code."""
+    folder = Path(RunDir(run_dir).checkpoint(SAVED_AT))
+    found: dict[int, torch.Tensor] = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            for key in file.keys():  # noqa: SIM118, it is no dictionary
+                name, start = key.rsplit("@", 1)
+                if name == piece.name:
+                    found[int(start)] = file.get_tensor(key)
+    return torch.cat([found[start] for start in sorted(found)])[piece.start : piece.stop]
 
 
 def save_superseded(run_dir: str) -> str:
@@ -77,10 +101,11 @@ def save_superseded(run_dir: str) -> str:
         trained = tiny_engine(config)
         for number in (1, 2):
             write_attempt(storage, RunDir(run_dir), attempt_of(config, number))
-        saver = Saver(storage, RunDir(run_dir), attempt_of(config, 1), trained.shapes)
+        pieces = list(trained.pieces())
+        saver = Saver(storage, RunDir(run_dir), attempt_of(config, 1), trained.shapes, pieces)
+        saver.start(pieces, TrainingState(step=1, num_updates=1, position=20))
         try:
-            state = TrainingState(step=1, num_updates=1, position=20)
-            saver.save(list(trained.pieces()), state)
+            saver.wait()
         except CheckpointError as error:
             return str(error)
         return "saved"

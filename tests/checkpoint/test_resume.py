@@ -6,14 +6,19 @@ import pytest
 import safetensors.torch
 import torch
 
-from mixer_dist.checkpoint.restore import full_tensors, list_checkpoints, read_checkpoint, verified
+from mixer_dist.checkpoint.load import full_tensors
+from mixer_dist.checkpoint.restore import list_checkpoints, read_checkpoint, verified
 from mixer_dist.errors import CheckpointError
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
 from tests.checkpoint import resume_cases
 
-WRITERS = [("single", 1), ("ddp", 3), ("fsdp", 2), ("zero1", 3), ("zero2", 2)]
-READERS = [("single", 1), ("ddp", 2), ("fsdp", 3), ("zero1", 2), ("zero2", 2)]
+WRITERS = [
+    ("single", 1), ("ddp", 3), ("fsdp", 2), ("hsdp", 4), ("zero1", 3), ("zero2", 2), ("zero3", 3),
+]  # fmt: skip
+READERS = [
+    ("single", 1), ("ddp", 2), ("fsdp", 3), ("hsdp", 4), ("zero1", 2), ("zero2", 2), ("zero3", 2),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +53,7 @@ def test_any_engine_goes_on_where_any_other_stopped(ranks, saved, reader):
             assert resumed.losses == expected if writer == reader else worst < 1e-5, writer
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp", "zero1", "zero2"])
+@pytest.mark.parametrize("engine", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
 def test_bf16_resumes_bitwise_on_the_same_ranks(ranks, saved, engine):
     run_dir, expected = saved(engine, 2, "bf16")
     for (resumed,) in ranks.run(2, resume_cases.restore_and_train, [run_dir], engine, "bf16"):

@@ -11,7 +11,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-ENGINES = ["single", "ddp", "fsdp", "zero1", "zero2"]
+ENGINES = ["single", "ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"]
 
 
 def test_bf16_features_are_those_of_fp32():

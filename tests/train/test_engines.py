@@ -6,7 +6,7 @@ from tests.ranks import Ranks
 from tests.train import engine_cases
 from tests.train.engine_cases import Skip
 
-SHARDED = ["ddp", "fsdp", "zero1", "zero2"]
+SHARDED = ["ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"]
 
 
 @pytest.fixture(scope="module")

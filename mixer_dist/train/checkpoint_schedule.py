@@ -1,0 +1,102 @@
+"""When training state is saved: every so many steps, and after the last one.
+
+A save under way never holds the step up: the next one waits for the first step after its end.
+"""
+
+import logging
+from collections.abc import Callable
+
+from mixer_dist import distributed
+from mixer_dist.checkpoint.layout import TrainingState
+from mixer_dist.checkpoint.save import Saved, Saver
+from mixer_dist.data.batch import Batch
+from mixer_dist.errors import CheckpointError, SupersededError
+from mixer_dist.train.engine import Engine
+from mixer_dist.train.progress import Progress
+from mixer_dist.train.start import Run
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointSchedule:
+    """Saves an engine's state as it trains; close it to end what is under way."""
+
+    def __init__(self, run: Run, engine: Engine, progress: Progress) -> None:
+        """All ranks must call this."""
+        self._run = run
+        self._engine = engine
+        self._progress = progress
+        self._saver = Saver(
+            run.storage,
+            run.run_dir,
+            run.attempt,
+            engine.shapes,
+            list(engine.pieces()),
+            before_commit=progress.flush_metrics,
+        )
+        self._is_due = False
+
+    def step_done(self, batch: Batch) -> None:
+        """Start a save where one is due and none is under way. All ranks must call this."""
+        step, config = batch.step + 1, self._run.config
+        self._take(self._saver.poll)
+        self._is_due |= step % config.checkpoint.every_steps == 0
+        if step == config.total_steps:
+            self._make_way()
+            self._start(batch)
+        elif self._is_due and self._is_free(step):
+            self._start(batch)
+
+    def finish(self) -> None:
+        """Wait for the last save; CheckpointError where it failed. All ranks must call this."""
+        if self._saver.is_busy:
+            self._tell(self._saver.wait())
+
+    def close(self) -> None:
+        """End what is under way, within the grace time."""
+        self._saver.close(self._run.config.checkpoint.grace_s)
+
+    def _start(self, batch: Batch) -> None:
+        self._progress.report()
+        state = TrainingState(
+            step=batch.step + 1,
+            num_updates=self._engine.num_updates,
+            position=batch.next_position,
+            skipped=self._run.state.skipped,
+            num_bad_samples=self._progress.num_bad_samples,
+        )
+        self._saver.start(list(self._engine.pieces()), state)
+        self._is_due = False
+
+    def _is_free(self, step: int) -> bool:
+        """Whether no rank has a save under way."""
+        num_busy = distributed.sum_words([int(self._saver.is_busy)])[0]
+        if num_busy and step % self._run.config.checkpoint.every_steps == 0:
+            logger.warning("step %d: the save under way is slow, the next one waits for it", step)
+        return not num_busy
+
+    def _make_way(self) -> None:
+        """Wait for the save under way; if it fails, the last one makes up for it."""
+        if self._saver.is_busy:
+            self._take(self._saver.wait)
+
+    def _take(self, outcome: Callable[[], Saved | None]) -> None:
+        """Tell what a save came to; one that failed is made up for by the next."""
+        try:
+            if saved := outcome():
+                self._tell(saved)
+        except SupersededError:
+            raise
+        except CheckpointError as error:
+            logger.error("not saved, trying again after the next interval: %s", error)
+            self._progress.events.write("save_failed", reason=str(error))
+
+    def _tell(self, saved: Saved) -> None:
+        if distributed.is_main():
+            self._progress.events.write(
+                "save", step=saved.step, url=saved.url, seconds=saved.seconds, stall_s=saved.stall_s
+            )
+            logger.info(
+                "saved %s in %.1f s, %.2f s of which training stood still",
+                saved.url, saved.stall_s + saved.seconds, saved.stall_s,
+            )  # fmt: skip
