@@ -25,7 +25,7 @@ from mixer_dist.checkpoint.layout import (
 from mixer_dist.checkpoint.piece_file import write_pieces
 from mixer_dist.checkpoint.pieces import Piece
 from mixer_dist.checkpoint.snapshot import Snapshot
-from mixer_dist.errors import CheckpointError, PeerError, SupersededError
+from mixer_dist.errors import CheckpointError, MixerError, SupersededError
 from mixer_dist.run_dir import Attempt, RunDir, check_not_superseded
 from mixer_dist.storage import Storage, join
 
@@ -106,7 +106,7 @@ class Saver:
         try:
             reports = distributed.on_all(lambda: self._write_mine(url, pieces), self._group)
             distributed.on_main(lambda: self._commit(url, reports, state), self._group)
-        except PeerError as error:
+        except MixerError as error:  # this rank's own, or another's
             if error.exit_code == SupersededError.exit_code:
                 raise
             raise CheckpointError(str(error)) from error

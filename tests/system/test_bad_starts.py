@@ -4,12 +4,15 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from mixer_dist import cli
 from mixer_dist.checkpoint.restore import list_checkpoints, verified
+from mixer_dist.errors import SupersededError
+from mixer_dist.metrics import attempt_lines
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
 from tests.ranks import Ranks, free_port, receive
@@ -22,7 +25,7 @@ STORAGE = Storage()
 def saved(ranks, digits, tmp_path_factory) -> Path:
     """A run that failed after its checkpoint at step 3."""
     run_dir = tmp_path_factory.mktemp("saved") / "run"
-    ranks.run(1, pretrain, overrides(digits / "test/manifest.json", run_dir), 5)
+    ranks.run(1, partial(pretrain, fail_at=5), overrides(digits / "test/manifest.json", run_dir))
     return run_dir
 
 
@@ -109,7 +112,7 @@ def test_a_run_dir_that_nobody_may_write_is_refused(ranks, arguments):
 
 def test_a_full_disk_is_refused_at_the_start(ranks, arguments, run_dir):
     before = content(run_dir)
-    outcome = ranks.run(1, pretrain, arguments, -1, -1, "", 0)[0]
+    outcome = ranks.run(1, partial(pretrain, file_bytes=0), arguments)[0]
     assert_one_line(outcome, 2, f"cannot write in {run_dir}", "File too large")
     assert content(run_dir) == before
 
@@ -117,8 +120,11 @@ def test_a_full_disk_is_refused_at_the_start(ranks, arguments, run_dir):
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint_to_go_on_from(ranks, arguments, run_dir):
     """There is room for metrics, but not for the weights and moments."""
     saved = content(run_dir / "checkpoints")
-    outcome = ranks.run(1, pretrain, arguments, -1, -1, "", 60_000)[0]
+    outcome = ranks.run(1, partial(pretrain, file_bytes=60_000), arguments)[0]
     assert_one_line(outcome, 1, "File too large")
+    assert "trying again after the next interval" in outcome.text
+    steps = [line["step"] for line in attempt_lines(STORAGE, RunDir(str(run_dir)), 2)]
+    assert steps == list(range(4, STEPS + 1))
     assert content(run_dir / "checkpoints") == saved
     assert ranks.run(1, pretrain, arguments)[0].code == 0
     found = metrics(run_dir)
@@ -130,7 +136,9 @@ def meanwhile(
     ranks: Ranks, arguments: list[str], run_dir: Path, gate: Path, action: Callable[[], object]
 ) -> Outcome:
     """A trainer that waits after step 4 until an action is done; what it comes to."""
-    process, pipe = ranks.start(1, 0, free_port(), pretrain, arguments, -1, 4, str(gate))
+    process, pipe = ranks.start(
+        1, 0, free_port(), partial(pretrain, wait_at=4, gate=str(gate)), arguments
+    )
     give_up = time.monotonic() + 100
     manifest = run_dir / "checkpoints/step-00000003/manifest.json"
     while not manifest.exists() and time.monotonic() < give_up:
@@ -152,7 +160,9 @@ def test_of_two_trainers_the_first_ends_and_is_never_read(ranks, digits, tmp_pat
         assert ranks.run(2, pretrain, arguments)[0].code == 0
 
     first = meanwhile(ranks, arguments, run_dir, tmp_path / "gate", second_trainer)
-    assert_one_line(first, 1, "attempt 1 is superseded by attempt 2", str(run_dir))
+    assert_one_line(
+        first, SupersededError.exit_code, "attempt 1 is superseded by attempt 2", str(run_dir)
+    )
     attempts = {line["step"]: line["attempt"] for line in metrics(run_dir)}
     assert attempts == {step: 1 if step <= 3 else 2 for step in range(1, STEPS + 1)}
     checkpoints, problems = list_checkpoints(STORAGE, RunDir(str(run_dir)))

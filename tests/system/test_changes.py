@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,10 +63,10 @@ def changed(ranks, digits, tmp_path_factory) -> tuple[Path, list[str], list[Outc
     arguments = overrides(digits / "test" / "manifest.json", run_dir)
     later = [*arguments, *LATER]
     named = [word for key in NAMED for word in ("--change", key)]
-    ranks.run(2, pretrain, arguments, 8)
+    ranks.run(2, partial(pretrain, fail_at=8), arguments)
     outcomes = [
         *ranks.run(1, pretrain, later),
-        *ranks.run(1, pretrain, [*later[:1], *named, *later[1:]], 13),
+        *ranks.run(1, partial(pretrain, fail_at=13), [*later[:1], *named, *later[1:]]),
         *ranks.run(2, pretrain, later),
     ]
     return run_dir, later, outcomes
@@ -124,7 +125,7 @@ def test_data_that_go_on_at_another_position_are_found(ranks, digits, tmp_path, 
     """As if steps were counted with the new batch size from the beginning."""
     run_dir = tmp_path / "run"
     arguments = overrides(digits / "test" / "manifest.json", run_dir)
-    ranks.run(1, pretrain, arguments, 5)
+    ranks.run(1, partial(pretrain, fail_at=5), arguments)
     manifest = run_dir / "checkpoints/step-00000003/manifest.json"
     tree = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(tree | {"position": 3 * LATER_BATCH}))
@@ -143,7 +144,7 @@ def test_a_change_that_an_older_checkpoint_undoes_has_to_be_named_again(changed,
             manifest.write_text("{")
     later = [*changed[1], f"run_dir={run_dir}"]
     refused, named, again = (
-        ranks.run(1, pretrain, arguments, 9)[0]
+        ranks.run(1, partial(pretrain, fail_at=9), arguments)[0]
         for arguments in (
             later,
             [*later, *(word for key in NAMED for word in ("--change", key))],
