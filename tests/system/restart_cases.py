@@ -40,7 +40,8 @@ def pretrain(
     arguments: list[str], fail_at: int = -1, wait_at: int = -1, gate: str = "", file_bytes: int = -1
 ) -> Outcome:
     """The verb on one rank; it may fail at a step, wait there for a file, or write small files."""
-    _hooked(fail_at, wait_at, gate)
+    if max(fail_at, wait_at) >= 0:
+        _hook(fail_at, wait_at, gate)
     if file_bytes >= 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     text = io.StringIO()
@@ -52,7 +53,7 @@ def pretrain(
     return Outcome(code, text.getvalue())
 
 
-def _hooked(fail_at: int, wait_at: int, gate: str) -> None:
+def _hook(fail_at: int, wait_at: int, gate: str) -> None:
     whole = TrainStream.__iter__
 
     def hooked(self):

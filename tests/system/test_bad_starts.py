@@ -53,18 +53,10 @@ def assert_one_line(outcome: Outcome, code: int, *expected: str) -> None:
         assert part in line
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_other_data_are_refused(ranks, arguments, run_dir, digits, world_size):
+def test_other_data_are_refused(arguments, run_dir, digits):
     before = content(run_dir)
-    other = [
-        *arguments,
-        f"data.train.0.manifest={digits}/train/manifest.json",
-        "--change",
-        "augment",
-    ]
-    first, *rest = ranks.run(world_size, pretrain, other)
-    assert_one_line(first, 2, str(run_dir), "dataset: ", "choose another run_dir")
-    assert [outcome.code for outcome in rest] == [2] * (world_size - 1)
+    other = [*arguments, f"data.train.0.manifest={digits}/train/manifest.json"]
+    assert_one_line(pretrain(other), 2, str(run_dir), "dataset: ", "choose another run_dir")
     assert content(run_dir) == before
 
 
@@ -74,9 +66,9 @@ def test_the_same_data_elsewhere_are_the_same(ranks, arguments, digits, tmp_path
     assert ranks.run(1, pretrain, moved)[0].code == 0
 
 
-def test_another_model_is_refused(ranks, arguments, run_dir):
+def test_another_model_is_refused(arguments, run_dir):
     before = content(run_dir)
-    outcome = ranks.run(1, pretrain, [*arguments, "model.channels_mlp_dim=64"])[0]
+    outcome = pretrain([*arguments, "model.channels_mlp_dim=64"])
     assert_one_line(outcome, 2, "model.channels_mlp_dim: 384 -> 64")
     assert content(run_dir) == before
 
@@ -98,15 +90,15 @@ def test_a_checkpoint_of_a_newer_version_is_refused_not_overtaken(
     assert content(run_dir) == before
 
 
-def test_a_lost_record_of_the_attempt_that_saved_is_named(ranks, arguments, run_dir):
+def test_a_lost_record_of_the_attempt_that_saved_is_named(arguments, run_dir):
     (run_dir / "attempts/0001.yaml").unlink()
-    outcome = ranks.run(1, pretrain, arguments)[0]
+    outcome = pretrain(arguments)
     assert_one_line(outcome, 2, "attempts/0001.yaml is missing: restore the file")
 
 
-def test_a_run_dir_that_nobody_may_write_is_refused(ranks, arguments):
+def test_a_run_dir_that_nobody_may_write_is_refused(arguments):
     """/sys takes no folders, not even from root."""
-    outcome = ranks.run(1, pretrain, [*arguments, "run_dir=/sys/kernel/run"])[0]
+    outcome = pretrain([*arguments, "run_dir=/sys/kernel/run"])
     assert_one_line(outcome, 2, "/sys/kernel/run")
 
 
