@@ -5,16 +5,20 @@ import io
 import os
 import resource
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from mixer_dist import cli
+from mixer_dist.data.batch import Batch
 from mixer_dist.data.stream import TrainStream
 from mixer_dist.metrics import read_metrics
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
 
-CONFIG = "configs/quickstart.yaml"
+CONFIG = str(Path(__file__).resolve().parents[2] / "configs/quickstart.yaml")
 BATCH = 44  # does not divide the 296 images of an epoch
 STEPS = 12
 
@@ -40,12 +44,17 @@ def pretrain(
     arguments: list[str], fail_at: int = -1, wait_at: int = -1, gate: str = "", file_bytes: int = -1
 ) -> Outcome:
     """The verb on one rank; it may fail at a step, wait there for a file, or write small files."""
-    if max(fail_at, wait_at) >= 0:
-        _hook(fail_at, wait_at, gate)
-    if file_bytes >= 0:
+    if file_bytes >= 0:  # for good: only in a process of its own
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(text),
+        contextlib.redirect_stderr(text),
+    ):
+        patch.setattr(
+            TrainStream, "__iter__", _hooked(TrainStream.__iter__, fail_at, wait_at, gate)
+        )
         try:
             code = cli.main(["pretrain", *arguments])
         except ZeroDivisionError:
@@ -53,18 +62,18 @@ def pretrain(
     return Outcome(code, text.getvalue())
 
 
-def _hook(fail_at: int, wait_at: int, gate: str) -> None:
-    whole = TrainStream.__iter__
-
-    def hooked(self):
-        for batch in whole(self):
+def _hooked(
+    batches: Callable[[TrainStream], Iterator[Batch]], fail_at: int, wait_at: int, gate: str
+) -> Callable[[TrainStream], Iterator[Batch]]:
+    def hooked(stream: TrainStream) -> Iterator[Batch]:
+        for batch in batches(stream):
             if batch.step == fail_at:
                 raise ZeroDivisionError
             while batch.step == wait_at and not os.path.exists(gate):
                 time.sleep(0.02)
             yield batch
 
-    TrainStream.__iter__ = hooked
+    return hooked
 
 
 def metrics(run_dir: Path) -> list[dict]:

@@ -22,10 +22,10 @@ STORAGE = Storage()
 
 
 @pytest.fixture(scope="module")
-def saved(ranks, digits, tmp_path_factory) -> Path:
+def saved(digits, tmp_path_factory) -> Path:
     """A run that failed after its checkpoint at step 3."""
     run_dir = tmp_path_factory.mktemp("saved") / "run"
-    ranks.run(1, partial(pretrain, fail_at=5), overrides(digits / "test/manifest.json", run_dir))
+    pretrain(overrides(digits / "test/manifest.json", run_dir), fail_at=5)
     return run_dir
 
 
@@ -60,10 +60,10 @@ def test_other_data_are_refused(arguments, run_dir, digits):
     assert content(run_dir) == before
 
 
-def test_the_same_data_elsewhere_are_the_same(ranks, arguments, digits, tmp_path):
+def test_the_same_data_elsewhere_are_the_same(arguments, digits, tmp_path):
     shutil.copytree(digits / "test", tmp_path / "moved")
     moved = [*arguments, f"data.train.0.manifest={tmp_path}/moved/manifest.json"]
-    assert ranks.run(1, pretrain, moved)[0].code == 0
+    assert pretrain(moved).code == 0
 
 
 def test_another_model_is_refused(arguments, run_dir):
@@ -118,7 +118,7 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_to_go_on_from(ranks, ar
     steps = [line["step"] for line in attempt_lines(STORAGE, RunDir(str(run_dir)), 2)]
     assert steps == list(range(4, STEPS + 1))
     assert content(run_dir / "checkpoints") == saved
-    assert ranks.run(1, pretrain, arguments)[0].code == 0
+    assert pretrain(arguments).code == 0
     found = metrics(run_dir)
     assert [line["step"] for line in found] == list(range(1, STEPS + 1))
     assert [line["attempt"] for line in found] == [1] * 3 + [3] * (STEPS - 3)
@@ -149,7 +149,7 @@ def test_of_two_trainers_the_first_ends_and_is_never_read(ranks, digits, tmp_pat
     arguments = overrides(digits / "test/manifest.json", run_dir)
 
     def second_trainer() -> None:
-        assert ranks.run(2, pretrain, arguments)[0].code == 0
+        assert pretrain(arguments).code == 0
 
     first = meanwhile(ranks, arguments, run_dir, tmp_path / "gate", second_trainer)
     assert_one_line(

@@ -66,7 +66,7 @@ def changed(ranks, digits, tmp_path_factory) -> tuple[Path, list[str], list[Outc
     ranks.run(2, partial(pretrain, fail_at=8), arguments)
     outcomes = [
         pretrain(later),
-        *ranks.run(1, partial(pretrain, fail_at=13), [*later[:1], *named, *later[1:]]),
+        pretrain([*later[:1], *named, *later[1:]], fail_at=13),
         *ranks.run(2, pretrain, later),
     ]
     return run_dir, later, outcomes
@@ -121,22 +121,22 @@ def test_each_step_is_shown_as_it_was_trained(changed):
             assert (shown.mixup < 1) == (step > CHANGED_AT)
 
 
-def test_data_that_go_on_at_another_position_are_found(ranks, digits, tmp_path, capsys):
+def test_data_that_go_on_at_another_position_are_found(digits, tmp_path, capsys):
     """As if steps were counted with the new batch size from the beginning."""
     run_dir = tmp_path / "run"
     arguments = overrides(digits / "test" / "manifest.json", run_dir)
-    ranks.run(1, partial(pretrain, fail_at=5), arguments)
+    pretrain(arguments, fail_at=5)
     manifest = run_dir / "checkpoints/step-00000003/manifest.json"
     tree = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(tree | {"position": 3 * LATER_BATCH}))
     later = [*arguments, f"global_batch_size={LATER_BATCH}", "--change", "global_batch_size"]
-    assert ranks.run(1, pretrain, later)[0].code == 0
+    assert pretrain(later).code == 0
     code, found, line = audited(capsys, run_dir)
     assert code == 1 and found["num_steps"] == 3
     assert "step 4 (attempt 2) is the first that did not read what it should" in line
 
 
-def test_a_change_that_an_older_checkpoint_undoes_has_to_be_named_again(changed, ranks, tmp_path):
+def test_a_change_that_an_older_checkpoint_undoes_has_to_be_named_again(changed, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(changed[0], run_dir)
     for manifest in run_dir.glob("checkpoints/step-*/manifest.json"):
@@ -146,34 +146,34 @@ def test_a_change_that_an_older_checkpoint_undoes_has_to_be_named_again(changed,
     named = [*later, *(word for key in NAMED for word in ("--change", key))]
     refused = pretrain(later)
     assert refused.code == 2 and "trained otherwise up to step 3" in refused.text
-    [again] = ranks.run(1, partial(pretrain, fail_at=7), named)
+    again = pretrain(named, fail_at=7)
     assert "Changed after step 3" in again.text
     assert changed_attempt(run_dir, 4) == [(3, *change[1:]) for change in CHANGES]
     as_begun = pretrain([*changed[1][: -len(LATER)], f"run_dir={run_dir}"])
     assert as_begun.code == 2 and "total_steps: 20 -> 12" in as_begun.text
 
 
-def test_a_finished_run_goes_on_to_more_steps(ranks, digits, tmp_path):
+def test_a_finished_run_goes_on_to_more_steps(digits, tmp_path):
     run_dir = tmp_path / "run"
     arguments = overrides(digits / "test" / "manifest.json", run_dir)
-    assert ranks.run(1, pretrain, [*arguments, "total_steps=4"])[0].code == 0
+    assert pretrain([*arguments, "total_steps=4"]).code == 0
     less = pretrain([*arguments, "total_steps=3", "--change", "total_steps"])
     assert less.code == 2 and "step-00000004 has 4 steps done" in less.text
     more = [*arguments, "--change", "total_steps", "total_steps=7"]
-    assert ranks.run(1, pretrain, more)[0].code == 0
+    assert pretrain(more).code == 0
     assert [line["step"] for line in metrics(run_dir)] == list(range(1, 8))
     assert changed_attempt(run_dir, 2) == [(4, "total_steps", 4, 7)]
     assert "All 7 steps are done already" in pretrain(more).text
 
 
-def test_before_the_first_checkpoint_nothing_binds(ranks, tmp_path):
+def test_before_the_first_checkpoint_nothing_binds(tmp_path):
     """A label outside num_classes is only found when it is read; the mended value is taken."""
     shards = tmp_path / "shards"
     manifest = Path(write_dataset(shards, [[good_sample(n, label=n % 12) for n in range(96)]]))
     arguments = overrides(manifest, tmp_path / "run")
-    died = ranks.run(1, pretrain, arguments)[0]
+    died = pretrain(arguments)
     assert died.code == 1 and "model.num_classes" in died.text
-    mended = ranks.run(1, pretrain, [*arguments, "model.num_classes=12", "seed=5"])[0]
+    mended = pretrain([*arguments, "model.num_classes=12", "seed=5"])
     assert mended.code == 0
     told = "Attempt 1 has saved no checkpoint, so its values do not bind this one: "
     assert f"{told}model.num_classes: 10 -> 12; seed: 0 -> 5" in mended.text
