@@ -48,7 +48,8 @@ class ModelConfig(Section):
     """A variant of the paper's Table 1, or a Mixer given by its dimensions."""
 
     variant: Variant | None = None
-    """One of the paper's seven models; the five dimensions below are then not given."""
+    """One of the paper's seven models; of the five dimensions below only tokens_mlp_dim may then
+    be given, for images of K times the height and width: K*K times the variant's."""
     patch_size: PositiveInt | None = None
     """Side of a patch, in pixels."""
     hidden_dim: PositiveInt | None = None
@@ -70,11 +71,11 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _is_one_model(self) -> "ModelConfig":
-        given = {name: value for name, value in self.dimensions().items() if value is not None}
-        missing = self.dimensions().keys() - given.keys()
-        if self.variant and given:
+        given = {name for name, value in self.dimensions().items() if value is not None}
+        missing = self.dimensions().keys() - given
+        if self.variant and (fixed := given - {"tokens_mlp_dim"}):
             raise ValueError(
-                f"variant {self.variant} fixes {', '.join(sorted(given))}: remove them"
+                f"variant {self.variant} fixes {', '.join(sorted(fixed))}: remove them"
             )
         if not self.variant and missing:
             raise ValueError(
@@ -253,6 +254,9 @@ class RunConfig(Section):
     max_consecutive_skips: PositiveInt = 10
     """Steps with a non-finite gradient, in a row, after which the run stops."""
     model: ModelConfig
+    init_from: Url | None = None
+    """Weights to begin with, not moments: a .npz or .safetensors file (names ours or timm's), a
+    checkpoint, or another run_dir, whose newest is taken. Read at step 0 only."""
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig

@@ -44,6 +44,8 @@ class Attempt(Section):
     """All that led from the run's first configuration to this one."""
     dataset: str
     """Fingerprint of the training data."""
+    init_from_hash: str | None = None
+    """SHA-256 of the file, or the checkpoint's manifest, whose weights the run began with."""
     config: RunConfig
     """With every default resolved."""
 

@@ -236,6 +236,16 @@ def test_dry_run_of_the_papers_largest_model(capsys, monkeypatch):
     assert "accumulate over 1" in out
 
 
+def test_dry_run_of_fine_tuning_at_twice_the_resolution(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    larger = ["model.image_size=448", "model.tokens_mlp_dim=1536", "init_from=s3://b/run"]
+    argv = ["pretrain", "configs/pretrain_b16_i1k.yaml", *larger, "--dry-run"]
+    assert cli.main([*argv, "--world-size", "8"]) == 0
+    out = capsys.readouterr().out
+    assert f"{86_227_392 + 769_000:,} parameters" in out
+    assert "Weights: those of s3://b/run at step 0" in out
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(capsys, small_run):
     arguments, run_dir = small_run
     assert cli.main(["pretrain", *arguments]) == 0

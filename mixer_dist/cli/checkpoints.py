@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import Any
 
 from mixer_dist.cli.arguments import add_verb
@@ -29,17 +30,24 @@ def add_checkpoint(verbs: Any) -> None:
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
     export = add_verb(
         actions, "export", _checkpoint_export,
-        "weights to one file: the official .npz, or .safetensors in our names",
+        "weights to one file: the official .npz, or .safetensors in our names or timm's",
         "mixer-dist checkpoint export runs/quickstart/checkpoints/step-00000100 mixer.npz",
     )  # fmt: skip
     export.add_argument("checkpoint", metavar="CHECKPOINT")
-    export.add_argument("file", metavar="FILE")
+    export.add_argument("file", metavar="FILE", help="a path or URL; its suffix tells the format")
+    export.add_argument("--names", choices=("ours", "timm"), help="in a .safetensors file")
+    export.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
+        help="in a .safetensors file",
+    )  # fmt: skip
+    export.add_argument("--json", action="store_true", help="print the result as JSON")
     import_ = add_verb(
         actions, "import", _checkpoint_import, "a checkpoint from a .npz or .safetensors file",
         "mixer-dist checkpoint import Mixer-B_16.npz runs/official/checkpoints/step-00000000",
     )  # fmt: skip
-    import_.add_argument("file", metavar="FILE")
+    import_.add_argument("file", metavar="FILE", help="a path or URL; names are ours or timm's")
     import_.add_argument("checkpoint", metavar="CHECKPOINT")
+    import_.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _checkpoint_ls(arguments: argparse.Namespace) -> None:
@@ -63,11 +71,15 @@ def _checkpoint_verify(arguments: argparse.Namespace) -> None:
 def _checkpoint_export(arguments: argparse.Namespace) -> None:
     from mixer_dist.checkpoint.convert import export_weights
     from mixer_dist.checkpoint.restore import verified
+    from mixer_dist.checkpoint.weights_file import weights_format
     from mixer_dist.storage import Storage
 
     storage = Storage()
-    export_weights(storage, verified(storage, arguments.checkpoint), arguments.file)
-    print(f"wrote {arguments.file}")
+    file_format = weights_format(arguments.file, arguments.names, arguments.dtype)
+    checkpoint = verified(storage, arguments.checkpoint)
+    done = export_weights(storage, checkpoint, arguments.file, file_format)
+    line = f"wrote {done.file}: {done.num_parameters} parameters in {done.num_bytes:,} bytes"
+    print(json.dumps(asdict(done)) if arguments.json else line)
 
 
 def _checkpoint_import(arguments: argparse.Namespace) -> None:
@@ -75,4 +87,7 @@ def _checkpoint_import(arguments: argparse.Namespace) -> None:
     from mixer_dist.storage import Storage
 
     manifest = import_weights(Storage(), arguments.file, arguments.checkpoint)
-    print(f"wrote {arguments.checkpoint}: {len(manifest.parameters)} parameters")
+    num_parameters = len(manifest.parameters)
+    result = {"checkpoint": arguments.checkpoint, "num_parameters": num_parameters}
+    line = f"wrote {arguments.checkpoint}: {num_parameters} parameters"
+    print(json.dumps(result) if arguments.json else line)

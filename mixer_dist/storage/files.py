@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Self, TypeVar
 
@@ -111,9 +111,17 @@ class Storage:
 
         def write(request: Request) -> None:
             is_local = isinstance(request.fs, LocalFileSystem)
-            (_write_local if is_local else _write_remote)(request.fs, request.path, parts())
+            (_write_local if is_local else _write_remote)(
+                request.fs, request.path, self._while_wanted(parts())
+            )
 
         self._persist(url, write)
+
+    def _while_wanted(self, parts: Iterable[Any]) -> Iterator[Any]:
+        for part in parts:
+            if self._stopped.is_set():
+                raise StorageError("no longer wanted")
+            yield part
 
     def delete(self, url: str) -> None:
         """Remove one file."""

@@ -46,6 +46,7 @@ RULES: dict[str, Rule] = {
     **_each("data.order", "fixed", "another order would repeat some samples and miss others"),
     **_each("model", "fixed", "the weights and moments were trained as those of the other model"),
     **_each("loss", "fixed", "the classifier was trained under the other one"),
+    **_each("init_from", "fixed", "the run began with the weights that it named"),
     **_each("optimizer.betas", "fixed", "the moments were averaged with the old ones"),
 }  # fmt: skip
 """By key, or by section for all its keys; `dataset` is the fingerprint of the data."""

@@ -26,6 +26,8 @@ def describe(
 ) -> list[str]:
     """The model, the steps, the batch, the schedule and, where it is at hand, the data."""
     lines = [_model(config), _steps(config, done), _batch(config, world_size), _schedule(config)]
+    if config.init_from:
+        lines.append(f"Weights: those of {config.init_from} at step 0, with moments of zero.")
     return lines + ([_data(config, dataset, done)] if dataset else [])
 
 

@@ -12,7 +12,7 @@ from mixer_dist.data.batch import Batch
 from mixer_dist.data.order import Window
 from mixer_dist.data.stream import Cursor, Share, TrainStream, micro_batch_shape
 from mixer_dist.models.mixer import depth_rates
-from mixer_dist.train.build import build_engine, build_model, model_dimensions
+from mixer_dist.train.build import build_engine, model_dimensions
 from mixer_dist.train.checkpoint_schedule import CheckpointSchedule
 from mixer_dist.train.description import describe
 from mixer_dist.train.engine import Engine
@@ -36,7 +36,7 @@ def pretrain(config: RunConfig, may_change: Sequence[str] = ()) -> None:
         if run.state.step >= run.config.total_steps:
             logger.info("All %d steps are done already.", run.config.total_steps)
             return
-        engine = build_engine(run.config, build_model(run.config))
+        engine = build_engine(run.config, run.model)
         if run.checkpoint:
             load_pieces(run.storage, run.checkpoint, engine.pieces())
             engine.refresh(run.state.num_updates)

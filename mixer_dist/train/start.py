@@ -4,6 +4,7 @@ import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mixer_dist import distributed
 from mixer_dist.checkpoint.layout import TrainingState
@@ -13,11 +14,13 @@ from mixer_dist.data.manifest import Dataset
 from mixer_dist.data.run_data import resolve_order, sample_order, training_data
 from mixer_dist.data.stream import user_stage
 from mixer_dist.errors import ConfigError
+from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt, write_attempt
 from mixer_dist.storage import Storage
-from mixer_dist.train.build import check_engine, empty_model
+from mixer_dist.train.build import build_model, check_engine, empty_model
 from mixer_dist.train.changes import changes_since, check_allowed, in_words, keeping_order
 from mixer_dist.train.description import NOTHING_DONE, describe_changes
+from mixer_dist.train.init_from import first_model
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,8 @@ class Run:
     attempt: Attempt
     checkpoint: Checkpoint | None
     state: TrainingState
+    model: MlpMixer
+    """At step 0, on the CPU; the engine takes it over."""
 
 
 def start_run(config: RunConfig, may_change: Sequence[str] = ()) -> Run:
@@ -41,13 +46,16 @@ def start_run(config: RunConfig, may_change: Sequence[str] = ()) -> Run:
     storage, run_dir = Storage(config.storage), RunDir(config.run_dir)
     distributed.on_main(lambda: _check_inputs(config, storage))
     checkpoint = newest_verified(storage, run_dir)
-    recorded = distributed.on_main(
-        lambda: _begin(config, may_change, storage, run_dir, checkpoint).model_dump(mode="json")
+    # Once there is a checkpoint, init_from is no longer read: its values would be overwritten.
+    model, sha256 = (build_model(config), None) if checkpoint else first_model(config, storage)
+    attempt = Attempt.model_validate(
+        distributed.on_main(
+            lambda: _begin(config, may_change, storage, run_dir, checkpoint, sha256)
+        )
     )
-    attempt = Attempt.model_validate(recorded)
     dataset = training_data(attempt.config, storage)
     state = state_of(checkpoint)
-    return Run(attempt.config, storage, run_dir, dataset, attempt, checkpoint, state)
+    return Run(attempt.config, storage, run_dir, dataset, attempt, checkpoint, state, model)
 
 
 def _check_inputs(config: RunConfig, storage: Storage) -> None:
@@ -72,8 +80,9 @@ def _begin(
     storage: Storage,
     run_dir: RunDir,
     checkpoint: Checkpoint | None,
-) -> Attempt:
-    """Record an attempt, once nothing speaks against it."""
+    init_from_hash: str | None,
+) -> dict[str, Any]:
+    """The attempt as plain data, recorded once nothing speaks against it."""
     dataset, state = training_data(config, storage), state_of(checkpoint)
     begun = _binding_attempt(storage, run_dir, checkpoint)
     config = _resolved(config, begun, dataset)
@@ -90,6 +99,7 @@ def _begin(
         skipped=state.skipped,
         changes=(*(begun.changes if begun else ()), *changes),
         dataset=dataset.fingerprint,
+        init_from_hash=begun.init_from_hash if begun else init_from_hash,
         config=config,
     )
     write_attempt(storage, run_dir, attempt)
@@ -98,7 +108,7 @@ def _begin(
         logger.info(describe_changes(changes, begun.config, config))
     if numbers and not begun:
         _log_unbound(attempt, read_attempt(storage, run_dir, numbers[-1]))
-    return attempt
+    return attempt.model_dump(mode="json")
 
 
 def state_of(checkpoint: Checkpoint | None) -> TrainingState:
