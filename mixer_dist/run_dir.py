@@ -11,13 +11,23 @@ from typing import Any
 import yaml
 
 from mixer_dist.config import RunConfig
-from mixer_dist.errors import SupersededError
+from mixer_dist.errors import MissingError, SupersededError
 from mixer_dist.sections import Section, parse
 from mixer_dist.storage import Storage, join
 from mixer_dist.yaml_tree import load_yaml
 
 _ATTEMPT_FILE = re.compile(r"^(\d{4,})\.yaml$")
 _STEP_NAME = re.compile(r"^step-(\d{8,})$")
+
+
+class Change(Section):
+    """A value that was changed between two starts of a run."""
+
+    step: int
+    """Steps that were done with the old value."""
+    key: str
+    old: Any
+    new: Any
 
 
 class Attempt(Section):
@@ -31,6 +41,8 @@ class Attempt(Section):
     """The first global position that it reads."""
     skipped: tuple[tuple[int, int], ...] = ()
     """Windows [start, stop) of global positions that it never reads."""
+    changes: tuple[Change, ...] = ()
+    """All that led from the run's first configuration to this one."""
     dataset: str
     """Fingerprint of the training data."""
     init_from_hash: str | None = None
@@ -124,9 +136,12 @@ def attempt_numbers(storage: Storage, run_dir: RunDir) -> list[int]:
 
 
 def read_attempt(storage: Storage, run_dir: RunDir, number: int) -> Attempt:
-    """One attempt's file; ConfigError where it is not readable."""
+    """One attempt's file; MissingError, ConfigError where it is not readable."""
     url = run_dir.attempt_file(number)
-    return parse(Attempt, load_yaml(storage.read(url).decode(), url), url)
+    try:
+        return parse(Attempt, load_yaml(storage.read(url).decode(), url), url)
+    except MissingError:
+        raise MissingError(f"{url} is missing: restore the file") from None
 
 
 def write_attempt(storage: Storage, run_dir: RunDir, attempt: Attempt) -> None:

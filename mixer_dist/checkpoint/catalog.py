@@ -12,6 +12,7 @@ from mixer_dist.checkpoint.layout import (
     TOMBSTONE_NAME,
     CheckpointManifest,
     Tombstone,
+    check_version,
 )
 from mixer_dist.errors import CheckpointError, ConfigError, MissingError, RefusedError
 from mixer_dist.run_dir import RunDir, step_name, step_of
@@ -89,7 +90,9 @@ def read_manifest(storage: Storage, url: str) -> CheckpointManifest:
     """The manifest in a folder; MissingError where there is none, CheckpointError if damaged."""
     location = join(url, MANIFEST_NAME)
     try:
-        return parse(CheckpointManifest, json.loads(storage.read(location)), location)
+        tree = json.loads(storage.read(location))
+        check_version(tree, url)
+        return parse(CheckpointManifest, tree, location)
     except (ValueError, ConfigError) as error:
         raise CheckpointError(f"{url} has a damaged manifest: {_line(error)}") from None
 

@@ -152,7 +152,10 @@ class Collector:
         if folder.tombstone is None:
             tombstone = Tombstone(attempt=folder.attempt or 0, token=secrets.token_hex(8))
             location = join(folder.url, TOMBSTONE_NAME)
-            self._storage.write(location, tombstone.model_dump_json().encode())
+            try:
+                self._storage.write(location, tombstone.model_dump_json().encode())
+            except MissingError:  # another collector has just removed the folder
+                return
             logger.info("to be removed: %s", folder.url)
             outcome.announced.append(folder.step)
         else:

@@ -14,10 +14,11 @@ import torch
 from pydantic import Field, model_validator
 
 from mixer_dist import __version__
-from mixer_dist.errors import CheckpointError
+from mixer_dist.errors import CheckpointError, RefusedError
 from mixer_dist.sections import Section
 
 MANIFEST_NAME = "manifest.json"
+NEWEST_VERSION = 1  # of the manifest
 
 TOMBSTONE_NAME = "tombstone.json"
 
@@ -113,6 +114,16 @@ class Tombstone(Section):
     """Of the checkpoint that is meant: one that a later attempt commits here is not."""
     token: str
     """Differs from one announcement to the next."""
+
+
+def check_version(tree: Any, url: str) -> None:
+    """RefusedError where a manifest is of a version that did not exist yet."""
+    version = tree.get("version") if isinstance(tree, dict) else None
+    if isinstance(version, int) and version > NEWEST_VERSION:
+        raise RefusedError(
+            f"{url} was written by a newer mixer_dist: its format has version {version}, this one "
+            f"reads up to {NEWEST_VERSION}. Install the newer one, or choose another run_dir"
+        )
 
 
 def pieces_file(attempt: int, rank: int) -> str:

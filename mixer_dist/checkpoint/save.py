@@ -112,7 +112,7 @@ class Saver:
         try:
             reports = distributed.on_all(lambda: self._write_mine(url, pieces), self._group)
             distributed.on_main(lambda: self._commit(url, reports, state), self._group)
-        except MixerError as error:
+        except MixerError as error:  # this rank's own, or another's
             if error.exit_code == SupersededError.exit_code:
                 raise
             raise CheckpointError(str(error)) from error

@@ -26,6 +26,10 @@ def _add_pretrain(verbs: Any) -> None:
         "mixer-dist pretrain configs/quickstart.yaml engine.name=ddp",
     )  # fmt: skip
     add_config(parser)
+    parser.add_argument(
+        "--change", metavar="KEY", action="append", default=[],
+        help="go on with another value of KEY than the run was trained with; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="say what the run comes to and stop")
     parser.add_argument("--world-size", type=int, metavar="N", help="ranks that --dry-run assumes")
 
@@ -59,16 +63,18 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         return
     from mixer_dist import distributed
     from mixer_dist.train.build import check_engine
+    from mixer_dist.train.changes import check_named
     from mixer_dist.train.description import describe
     from mixer_dist.train.pretrain import pretrain
 
+    check_named(arguments.change)
     if arguments.dry_run:
         world_size = arguments.world_size or distributed.world_size()
         check_engine(config, world_size)
         print("\n".join(describe(config, world_size)))
         return
     _begin(config)
-    pretrain(config)
+    pretrain(config, arguments.change)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

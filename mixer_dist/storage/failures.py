@@ -22,7 +22,7 @@ FAILURES = (OSError, ClientError, BotoCoreError, ResponseParserError, ImportErro
 
 # What may be over in a moment; every other error of botocore is about the options.
 _PASSING = (ConnectionError, HTTPClientError, CredentialRetrievalError, FlexibleChecksumError)
-_FINAL_ERRNOS = (errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT)
+_FINAL_ERRNOS = (errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PASSING_STATUSES = (408, 409, 425, 429)  # of HTTP's 4xx; of its 5xx all but one pass
 _NOT_IMPLEMENTED = 501
 # S3 says these with status 400: an upload that was damaged or slow on its way.

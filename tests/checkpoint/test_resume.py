@@ -126,7 +126,6 @@ def test_a_folder_without_manifest_is_no_checkpoint(checkpoint_url, tmp_path):
         lambda tree: tree["parameters"]["head.bias"].update(cuts=[0, 4]),
         lambda tree: tree["parameters"]["head.bias"].update(cuts=[0, 8, 4, 10]),
         lambda tree: tree["files"][0].update(name="../../evil.safetensors"),
-        lambda tree: tree.update(version=2),
         lambda tree: tree.pop("position"),
     ],
 )
