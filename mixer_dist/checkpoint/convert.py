@@ -60,7 +60,7 @@ def import_weights(storage: Storage, path: str, url: str) -> CheckpointManifest:
         files=(entry,),
         written_by=WrittenBy(engine="import", world_size=1, versions=versions()),
     )
-    storage.write(join(url, MANIFEST_NAME), manifest.model_dump_json().encode())
+    storage.write(join(url, MANIFEST_NAME), manifest.to_json())
     return manifest
 
 

@@ -1,7 +1,6 @@
 """Finding a checkpoint to go on from: the newest whose every byte is right."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from mixer_dist.checkpoint.layout import (
     CheckpointManifest,
     FileEntry,
     checkpoint_step,
+    unsealed,
 )
 from mixer_dist.errors import CheckpointError, ConfigError, MissingError, StorageError
 from mixer_dist.run_dir import RunDir
@@ -33,7 +33,7 @@ def read_checkpoint(storage: Storage, url: str) -> Checkpoint:
     """The checkpoint at a URL; MissingError where none is committed, CheckpointError if damaged."""
     location = join(url, MANIFEST_NAME)
     try:
-        tree = json.loads(storage.read(location))
+        tree = unsealed(storage.read(location))
         return Checkpoint(url, parse(CheckpointManifest, tree, location))
     except MissingError:
         raise MissingError(

@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from mixer_dist.checkpoint.layout import sealed, unsealed
 from mixer_dist.checkpoint.load import full_tensors
 from mixer_dist.checkpoint.restore import list_checkpoints, read_checkpoint, verified
 from mixer_dist.errors import CheckpointError
@@ -131,9 +132,9 @@ def test_a_folder_without_manifest_is_no_checkpoint(checkpoint_url, tmp_path):
 )
 def test_a_manifest_that_cannot_be_right_is_refused(checkpoint_url, damage):
     storage, url = Storage(), f"{checkpoint_url}/manifest.json"
-    tree = json.loads(storage.read(url))
+    tree = unsealed(storage.read(url))
     damage(tree)
-    storage.write(url, json.dumps(tree).encode())
+    storage.write(url, sealed(json.dumps(tree).encode()))
     with pytest.raises(CheckpointError, match="damaged manifest"):
         read_checkpoint(storage, checkpoint_url)
 
