@@ -2,10 +2,10 @@
 
 A seed decides which file of a ZeRO-2 checkpoint of 3 ranks is damaged and how: a bit flipped, the
 end cut off, the file removed, renamed, emptied, longer or exchanged with another. It is then
-restored as a start does it, and the damaged file has to be named before a value is read. Damage that
-comes between that check and the reading is for the CRCs of the pieces. Beside it the same tensors as
-torch.distributed.checkpoint (DCP) keeps them. Prints a Markdown table for each; ends with 1 where
-damage before the check is not named, or other values are read of pieces that are read whole.
+restored as a start does it, and the damaged file has to be named before a value is read. Damage
+that comes between that check and the reading is for the CRCs of the pieces. Beside it the same
+tensors as torch.distributed.checkpoint (DCP) keeps them. Prints a Markdown table for each; ends
+with 1 where damage before the check is not named, or other values come of pieces read whole.
 """
 
 import argparse

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -116,7 +117,7 @@ def read_values(storage: Storage, checkpoint: Checkpoint, num_parts: int = 1) ->
             cuts = [flat.numel() * part // num_parts for part in range(num_parts + 1)]
             wanted += [
                 Piece(kind, fqn, start, stop, flat[start:stop])
-                for start, stop in zip(cuts, cuts[1:], strict=False)
+                for start, stop in pairwise(cuts)
                 if start < stop
             ]
     read_pieces(storage, checkpoint, wanted)
