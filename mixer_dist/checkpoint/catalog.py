@@ -13,8 +13,9 @@ from mixer_dist.checkpoint.layout import (
     CheckpointManifest,
     Tombstone,
     check_version,
+    unsealed,
 )
-from mixer_dist.errors import CheckpointError, ConfigError, MissingError, RefusedError
+from mixer_dist.errors import CheckpointError, ConfigError, MissingError, MixerError, RefusedError
 from mixer_dist.run_dir import RunDir, step_name, step_of
 from mixer_dist.sections import Section, parse
 from mixer_dist.storage import Storage, join, parent
@@ -55,19 +56,21 @@ def read_checkpoint(storage: Storage, url: str) -> Checkpoint:
     return checkpoint
 
 
-def list_checkpoints(storage: Storage, run_dir: RunDir) -> tuple[list[Checkpoint], list[str]]:
-    """Committed checkpoints, newest first, and one line for each folder that holds none."""
+def list_checkpoints(
+    storage: Storage, run_dir: RunDir
+) -> tuple[list[Checkpoint], list[MixerError]]:
+    """Committed checkpoints, newest first, and an error for each folder that holds none."""
     found: list[Checkpoint] = []
-    problems: list[str] = []
+    problems: list[MixerError] = []
     for step in known_steps(storage, run_dir):
         url = run_dir.checkpoint(step)
         try:
             found.append(read_checkpoint(storage, url))
         except CheckpointError as error:
-            problems.append(str(error))
+            problems.append(error)
         except MissingError as error:
             if storage.names(url):  # else it is only hinted at, or was removed
-                problems.append(str(error))
+                problems.append(error)
     found.sort(key=lambda c: (c.manifest.attempt, c.manifest.step), reverse=True)
     return found, problems
 
@@ -90,7 +93,7 @@ def read_manifest(storage: Storage, url: str) -> CheckpointManifest:
     """The manifest in a folder; MissingError where there is none, CheckpointError if damaged."""
     location = join(url, MANIFEST_NAME)
     try:
-        tree = json.loads(storage.read(location))
+        tree = unsealed(storage.read(location))
         check_version(tree, url)
         return parse(CheckpointManifest, tree, location)
     except (ValueError, ConfigError) as error:

@@ -99,7 +99,7 @@ def _write_checkpoint(
         files=(entry,),
         written_by=WrittenBy(engine="import", world_size=1, versions=versions()),
     )
-    storage.write(join(url, MANIFEST_NAME), manifest.model_dump_json().encode())
+    storage.write(join(url, MANIFEST_NAME), manifest.to_json())
     return manifest
 
 

@@ -1,9 +1,12 @@
 """A checkpoint's names and its manifest; pure, nothing is read or written here.
 
-A parameter and its moments are cut alike: part i of a tensor is [cuts[i], cuts[i + 1]) and lies in
+The manifest ends with the SHA-256 of all bytes before it, so that no change of it goes unseen. A
+parameter and its moments are cut alike: part i of a tensor is [cuts[i], cuts[i + 1]) and lies in
 files[i]. A gap or an overlap cannot be written down.
 """
 
+import hashlib
+import json
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +27,7 @@ TOMBSTONE_NAME = "tombstone.json"
 
 # Also what a disk calls it while it is being written.
 _PIECES_FILE = re.compile(r"^\.?pieces-(\d{4,})-\d{5,}\.safetensors(\..*\.tmp)?$")
+_SEAL = b',"sha256":"'  # what stands before the manifest's own hash
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -105,6 +109,26 @@ class CheckpointManifest(TrainingState):
     def state(self) -> TrainingState:
         """The counters alone."""
         return TrainingState(**{name: getattr(self, name) for name in TrainingState.model_fields})
+
+    def to_json(self) -> bytes:
+        """The file's content, sealed."""
+        return sealed(self.model_dump_json().encode())
+
+
+def sealed(content: bytes) -> bytes:
+    """A JSON object with one more field at its end: the SHA-256 of all bytes before that."""
+    body = content.removesuffix(b"}")
+    return body + _SEAL + hashlib.sha256(body).hexdigest().encode() + b'"}'
+
+
+def unsealed(data: bytes) -> Any:
+    """The object that was sealed, or one that never was; ValueError where bytes were changed."""
+    tree = json.loads(data)
+    if isinstance(tree, dict) and "sha256" in tree:
+        if data != sealed(data.rpartition(_SEAL)[0] + b"}"):
+            raise ValueError("it does not have its SHA-256: bytes were changed")
+        del tree["sha256"]
+    return tree
 
 
 class Tombstone(Section):

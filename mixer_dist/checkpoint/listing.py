@@ -20,7 +20,8 @@ def list_rows(
     storage: Storage, run_dir: RunDir, verify: Verify | None = None
 ) -> list[dict[str, Any]]:
     """One row a committed checkpoint, newest first; then those that are none, with the reason."""
-    checkpoints, problems = list_checkpoints(storage, run_dir)
+    checkpoints, errors = list_checkpoints(storage, run_dir)
+    problems = [str(error) for error in errors]
     if not checkpoints and not problems:
         raise MissingError(f"no checkpoints in {run_dir.checkpoints}")
     pinned = pinned_steps(storage, run_dir)

@@ -21,7 +21,7 @@ def newest_verified(storage: Storage, run_dir: RunDir) -> Checkpoint | None:
     Walks back over torn and damaged ones, naming each; CheckpointError where all are damaged.
     """
     candidates: list[Checkpoint] = []  # rank 0's alone: listings may differ
-    urls = distributed.on_main(lambda: _newest_first(storage, run_dir, candidates))
+    urls, num_damaged = distributed.on_main(lambda: _newest_first(storage, run_dir, candidates))
     for number, url in enumerate(urls):
         checkpoint = _shared(url, partial(candidates.__getitem__, number))
         problems = verify(storage, checkpoint)
@@ -29,20 +29,24 @@ def newest_verified(storage: Storage, run_dir: RunDir) -> Checkpoint | None:
             return checkpoint
         if distributed.is_main():
             logger.warning("passed over: %s: %s", url, "; ".join(problems))
-    if urls:  # beginning anew would overwrite what may yet be mended
+    if num_damaged := num_damaged + len(urls):  # to begin anew would overwrite what may be mended
         raise CheckpointError(
-            f"none of the {len(urls)} checkpoints in {run_dir.checkpoints} verifies: restore one, "
-            "or choose another run_dir to begin at step 0"
+            f"none of the {num_damaged} checkpoints in {run_dir.checkpoints} verifies: restore "
+            "one, or choose another run_dir to begin at step 0"
         )
     return None
 
 
-def _newest_first(storage: Storage, run_dir: RunDir, candidates: list[Checkpoint]) -> list[str]:
+def _newest_first(
+    storage: Storage, run_dir: RunDir, candidates: list[Checkpoint]
+) -> tuple[list[str], int]:
+    """URLs of the checkpoints, which become candidates, and how many have a damaged manifest."""
     checkpoints, problems = list_checkpoints(storage, run_dir)
     for problem in problems:
         logger.warning("passed over: %s", problem)
     candidates += checkpoints
-    return [checkpoint.url for checkpoint in checkpoints]
+    damaged = [problem for problem in problems if isinstance(problem, CheckpointError)]
+    return [checkpoint.url for checkpoint in checkpoints], len(damaged)
 
 
 def _shared(url: str, read: Callable[[], Checkpoint]) -> Checkpoint:

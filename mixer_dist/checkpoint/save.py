@@ -135,7 +135,7 @@ class Saver:
         check_not_superseded(self._storage, self._run_dir, self._attempt)
         self._before_commit()
         manifest = build_manifest(self._shapes, reports, state, self._attempt)
-        self._storage.write(join(url, MANIFEST_NAME), manifest.model_dump_json().encode())
+        self._storage.write(join(url, MANIFEST_NAME), manifest.to_json())
         try:
             record_commit(self._storage, self._run_dir, state.step)
         except MixerError as error:  # it is committed all the same

@@ -64,7 +64,7 @@ def test_pieces_without_a_manifest_are_none_and_said(run):
     run.write_pieces(0)
     found, problems = list_checkpoints(run.storage, run.run_dir)
     assert not found
-    assert len(problems) == 1 and run.url(0) in problems[0]
+    assert len(problems) == 1 and run.url(0) in str(problems[0])
 
 
 def test_a_tombstone_ends_a_checkpoint_but_not_a_later_attempts(run):
