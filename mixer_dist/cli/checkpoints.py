@@ -1,18 +1,21 @@
-"""Actions on checkpoints: list, verify, export, import."""
+"""Actions on checkpoints: list, verify, reshard, export, import."""
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixer_dist.cli.arguments import add_verb
+
+if TYPE_CHECKING:
+    from mixer_dist.checkpoint.layout import CheckpointManifest
 
 
 def add_checkpoint(verbs: Any) -> None:
     """The verb `checkpoint` and its actions."""
     parser = verbs.add_parser(
         "checkpoint",
-        help="list, verify, export and import checkpoints",
-        description="List, verify, export and import checkpoints.",
+        help="list, verify, reshard, export and import checkpoints",
+        description="List, verify, reshard, export and import checkpoints.",
     )
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
     ls = add_verb(
@@ -27,6 +30,14 @@ def add_checkpoint(verbs: Any) -> None:
     )  # fmt: skip
     verify.add_argument("checkpoint", metavar="CHECKPOINT")
     verify.add_argument("--json", action="store_true", help="print the result as JSON")
+    reshard = add_verb(
+        actions, "reshard", _checkpoint_reshard, "the same checkpoint in another number of files",
+        "mixer-dist checkpoint reshard runs/h14/checkpoints/step-00010000 step-00010000 --files 8",
+    )  # fmt: skip
+    reshard.add_argument("checkpoint", metavar="CHECKPOINT")
+    reshard.add_argument("out", metavar="OUT", help="a folder or URL that holds no checkpoint")
+    reshard.add_argument("--files", metavar="N", type=int, required=True, help="of equal size")
+    reshard.add_argument("--json", action="store_true", help="print the result as JSON")
     export = add_verb(
         actions, "export", _checkpoint_export,
         "weights to one file: the official .npz, or .safetensors in our names",
@@ -54,10 +65,22 @@ def _checkpoint_verify(arguments: argparse.Namespace) -> None:
     from mixer_dist.storage import Storage
 
     manifest = verified(Storage(), arguments.checkpoint).manifest
+    _print_size(manifest, "{}: {}, all right", arguments.checkpoint, arguments.json)
+
+
+def _checkpoint_reshard(arguments: argparse.Namespace) -> None:
+    from mixer_dist.checkpoint.reshard import reshard
+    from mixer_dist.storage import Storage
+
+    manifest = reshard(Storage(), arguments.checkpoint, arguments.out, arguments.files)
+    _print_size(manifest, "wrote {}: {}", arguments.out, arguments.json)
+
+
+def _print_size(manifest: "CheckpointManifest", sentence: str, url: str, is_json: bool) -> None:
     num_bytes = sum(entry.num_bytes for entry in manifest.files)
     result = {"step": manifest.step, "num_files": len(manifest.files), "num_bytes": num_bytes}
-    line = f"{arguments.checkpoint}: {len(manifest.files)} files, {num_bytes:,} bytes, all right"
-    print(json.dumps(result) if arguments.json else line)
+    line = sentence.format(url, f"{len(manifest.files)} files, {num_bytes:,} bytes")
+    print(json.dumps(result) if is_json else line)
 
 
 def _checkpoint_export(arguments: argparse.Namespace) -> None:
