@@ -31,6 +31,7 @@ from mixer_dist.run_dir import Attempt, RunDir, check_not_superseded
 from mixer_dist.storage import Storage, join
 
 ABANDON_S = 5.0  # for a save that was told to stop
+POLL_S = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -99,12 +100,23 @@ class Saver:
         self._under_way = None
         return under_way.result()
 
-    def close(self, grace_s: float) -> None:
-        """Let the save under way end within some seconds, else abandon it: nothing is committed."""
-        if self._under_way and not wait([self._under_way], grace_s).done:
+    def ends_within(self, seconds: float, is_urgent: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for the save under way that long, and no longer than nothing is urgent."""
+        give_up = time.monotonic() + seconds
+        while self._under_way and not self._under_way.done():
+            left_s = give_up - time.monotonic()
+            if left_s <= 0 or is_urgent():
+                return False
+            wait([self._under_way], min(left_s, POLL_S))
+        return True
+
+    def abandon(self) -> None:
+        """Drop the save under way: it commits nothing."""
+        if self._under_way:
             self._storage.stop()
             wait([self._under_way], ABANDON_S)
-            logger.warning("The save under way did not end within %g s: abandoned.", grace_s)
+            self._under_way = None
+            logger.warning("The save under way did not end in time: abandoned.")
 
     def _save(self, pieces: Sequence[Piece], state: TrainingState, stall_s: float) -> Saved:
         began = time.monotonic()
