@@ -38,6 +38,7 @@ class CheckpointSchedule:
             before_commit=progress.flush_metrics,
             after_commit=Retention(run.storage, run.run_dir, run.config.checkpoint).retain,
         )
+        engine.before_update = self._saver.settle
         self._is_due = False
         self._newest_step = run.state.step
         """Steps of the newest checkpoint that is committed or under way."""
@@ -127,5 +128,5 @@ class CheckpointSchedule:
             )
             logger.info(
                 "saved %s in %.1f s, %.2f s of which training stood still",
-                saved.url, saved.stall_s + saved.seconds, saved.stall_s,
+                saved.url, saved.seconds, saved.stall_s,
             )  # fmt: skip
