@@ -1,0 +1,20 @@
+# Accounting: slurmdbd, over a MariaDB that only its socket in DIR/run reaches.
+
+accounting_port() {
+  echo $((options[port] + 1))
+}
+
+start_accounting() {
+  local socket=$dir/run/mariadb.socket
+  mkdir -p "$dir/state/mariadb"
+  # Tables of users and the like are not needed where whoever reaches the socket may do everything.
+  start mariadbd setsid --fork mariadbd --no-defaults --user=root --datadir="$dir/state/mariadb" \
+    --socket="$socket" --pid-file="$dir/run/mariadbd.pid" --skip-networking --skip-grant-tables \
+    --performance-schema=0 --innodb-buffer-pool-size=64M --innodb-log-file-size=16M \
+    --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=0
+  wait_for mariadbd test -S "$socket"
+  fill_in slurmdbd.conf
+  chmod 600 "$dir/etc/slurmdbd.conf"
+  MYSQL_UNIX_PORT=$socket start slurmdbd slurmdbd
+  wait_for slurmdbd listens "$(controller_address)" "$(accounting_port)"
+}
