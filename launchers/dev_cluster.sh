@@ -35,18 +35,25 @@
 #   --gpus=8            claimed by each node, of type h100
 #   --port=16800        this one and those up to 10 + nodes above it; clusters need their own
 #   --kill-wait=5       seconds from SIGTERM to SIGKILL
-#   --node-timeout=10   seconds of silence after which Slurm gives up a node
+#   --node-timeout=10   seconds until a silent node is given up; its jobs wait about thrice as long
 #   --namespaces        an address and a host name for each node, in a network namespace
 #   --accounting        slurmdbd and MariaDB, so that sacct works
 
 set -euo pipefail
 
 project=$(cd "$(dirname "$0")/.." && pwd)
-PATH=$PATH:/usr/sbin:/sbin
-for part in options processes network daemons accounting; do
-  # shellcheck source=/dev/null
-  source "$project/launchers/dev_cluster/$part.sh"
-done
+parts=$project/launchers/dev_cluster
+PATH=$PATH:/usr/sbin:/sbin # which a login shell of root may lack
+# shellcheck source=launchers/dev_cluster/options.sh
+source "$parts/options.sh"
+# shellcheck source=launchers/dev_cluster/processes.sh
+source "$parts/processes.sh"
+# shellcheck source=launchers/dev_cluster/network.sh
+source "$parts/network.sh"
+# shellcheck source=launchers/dev_cluster/daemons.sh
+source "$parts/daemons.sh"
+# shellcheck source=launchers/dev_cluster/accounting.sh
+source "$parts/accounting.sh"
 
 fail() {
   echo "launchers/dev_cluster.sh: $1" >&2
@@ -54,64 +61,57 @@ fail() {
 }
 
 up() {
-  if is_up; then refuse_other_options; else start_cluster; fi
-  echo "${options[nodes]} nodes are up; in this shell: eval \"\$($0 env --dir=$dir)\""
-}
-
-is_up() {
-  [[ -n $(daemon_pids slurmctld) ]]
-}
-
-start_cluster() {
-  remove_cluster
-  choose_options
-  require_root_and_packages
-  refuse_other_files
-  refuse_taken_ports
-  trap remove_cluster EXIT # an interrupt, or what did not start
-  write_configuration
-  network_up
-  start_daemons
-  trap - EXIT
+  if is_up; then
+    refuse_other_options
+  else
+    choose_options
+    require_packages
+    refuse_other_files
+    remove_cluster # what a crash may have left
+    refuse_taken_ports
+    trap remove_cluster EXIT # whatever stops it from here on
+    write_configuration
+    network_up
+    start_daemons
+    trap - EXIT
+  fi
+  echo "n1 to n${options[nodes]} are up; in this shell: eval \"\$($0 env --dir=$dir)\""
 }
 
 down() {
-  cancel_jobs
+  if is_up; then cancel_jobs; fi
   remove_cluster
   [[ $purge == no || ! -f $dir/options ]] || rm -rf "$dir/log" "$dir/options"
   rmdir --ignore-fail-on-non-empty "$dir" 2>/dev/null || true
 }
 
-# As users see it: SIGTERM, and SIGKILL after --kill-wait. Nodes that hang go on, to take part.
+# Jobs end as users see it: SIGTERM, and SIGKILL after --kill-wait. Frozen nodes take part again.
 cancel_jobs() {
-  signal CONT cluster_pids || true
-  is_up || return 0
+  signal CONT cluster_pids
   timeout 10 squeue --noheader --format=%A 2>/dev/null | xargs -r timeout 10 scancel || true
-  wait_until "$((options[kill-wait] + 2))" lists_none task_pids || true
+  wait_until $((${options[kill-wait]} + 2)) lists_none task_pids '.*' || true
 }
 
-# Works without any record of what was started, as after a crash.
+# Needs no record of what was started, as a crash may leave none.
 remove_cluster() {
-  kill_all cluster_pids || fail "SIGKILL does not end these processes: $(cluster_pids | xargs)" 1
+  kill_all cluster_pids
   network_down
   [[ ! -f $dir/options ]] || rm -rf "${dir:?}"/{etc,run,state}
 }
 
 status() {
   local pid
-  is_up || fail "no cluster is up in $dir" 1
   for pid in $(daemon_pids '*'); do echo "$pid $(tr '\0' ' ' <"/proc/$pid/cmdline")"; done
   timeout 10 sinfo
   timeout 10 squeue
 }
 
 env() {
-  is_up || fail "no cluster is up in $dir" 1
   echo "export SLURM_CONF=$SLURM_CONF"
 }
 
 kill_node() {
-  kill_all node_pids "$1" || fail "SIGKILL does not end these processes: $(node_pids "$1" | xargs)" 1
+  kill_all node_pids "$1"
 }
 
 restart_node() {
@@ -119,13 +119,13 @@ restart_node() {
   start_node "$1"
 }
 
-# Twice: what was stopped last may have started a process meanwhile.
 freeze_node() {
-  signal STOP node_pids "$1" || signal STOP node_pids "$1" || true
+  signal STOP node_pids "$1"
+  signal STOP node_pids "$1" # what was stopped last may have started another meanwhile
 }
 
 thaw_node() {
-  signal CONT node_pids "$1" || true
+  signal CONT node_pids "$1"
 }
 
 cut_node() {
@@ -136,27 +136,37 @@ join_node() {
   set_cable "$1" up
 }
 
+# A cluster whose slurmctld runs; what is left of another one, only `down` and `up` care for.
+is_up() {
+  [[ -f $SLURM_CONF && -n $(daemon_pids slurmctld) ]]
+}
+
+require_up() {
+  is_up || fail "no cluster is up in $dir: launchers/dev_cluster.sh up starts one" 1
+}
+
 require_node() {
-  is_up || fail "no cluster is up in $dir" 1
-  [[ $1 =~ ^n[1-9][0-9]*$ && ${1#n} -le ${options[nodes]} ]] ||
-    fail "${1:-no node}: expected a node, n1 to n${options[nodes]}"
+  [[ $1 =~ ^n[1-9][0-9]{0,2}$ && ${1#n} -le ${options[nodes]} ]] ||
+    fail "${1:-no node}: expected one of n1 to n${options[nodes]}"
 }
 
 if [[ " $* " == *" -h "* || " $* " == *" --help "* ]]; then
   sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
   exit 0
 fi
+((EUID == 0)) || fail "expected to run as root, who starts the jobs of others"
 parse_arguments "$@"
-command=${words[0]:-}
 export SLURM_CONF=$dir/etc/slurm.conf
-tag=dc$(printf '%08x' "$(cksum <<<"$dir" | cut -d ' ' -f 1)")
+tag=dc$(printf '%08x' "$(cksum <<<"$dir" | cut -d ' ' -f 1)") # names of links: 15 characters
 if is_up; then read_options; fi
 
 case $command in
-  up | down | status | env) "$command" ;;
+  up | down) "$command" ;;
+  status | env) require_up && "$command" ;;
   kill-node | restart-node | freeze-node | thaw-node | cut-node | join-node)
-    require_node "${words[1]:-}"
-    "${command/-/_}" "${words[1]}"
+    require_up
+    require_node "$node"
+    "${command/-/_}" "$node"
     ;;
   *) fail "${command:-no command}: expected up, down, status or env; --help says more" ;;
 esac

@@ -1,13 +1,17 @@
-# Accounting: slurmdbd, over a MariaDB that only its socket in DIR/run reaches.
+# Accounting: slurmdbd, over a MariaDB that listens at a socket in its own directory only.
 
 accounting_port() {
   echo $((options[port] + 1))
 }
 
+accounting_storage() {
+  if has accounting; then echo slurmdbd; else echo none; fi
+}
+
 start_accounting() {
-  local socket=$dir/run/mariadb.socket
-  mkdir -p "$dir/state/mariadb"
-  # Tables of users and the like are not needed where whoever reaches the socket may do everything.
+  local socket=$dir/state/mariadb/socket
+  mkdir --mode=700 "$dir/state/mariadb"
+  # Without tables of grants, which take seconds to make: who reaches the socket may do everything.
   start mariadbd setsid --fork mariadbd --no-defaults --user=root --datadir="$dir/state/mariadb" \
     --socket="$socket" --pid-file="$dir/run/mariadbd.pid" --skip-networking --skip-grant-tables \
     --performance-schema=0 --innodb-buffer-pool-size=64M --innodb-log-file-size=16M \

@@ -5,17 +5,17 @@ node_port() {
 }
 
 write_configuration() {
-  local number
+  local number gpus=${options[gpus]}
   mkdir -p "$dir"/{etc,log,run/gpus,state/slurmctld}
   write_options
   fill_in slurm.conf
   echo "CgroupPlugin=cgroup/v1" >"$dir/etc/cgroup.conf"
   : >"$dir/etc/plugstack.conf" # else Slurm reads that of /etc
-  for ((number = 0; number < options[gpus]; number++)); do
-    mknod "$dir/run/gpus/$number" c 1 3 # as /dev/null
+  for number in $(seq 0 $((gpus - 1))); do
+    ln -s /dev/null "$dir/run/gpus/$number" # Slurm wants a device for each
   done
   echo "AutoDetect=off" >"$dir/etc/gres.conf"
-  echo "Name=gpu Type=h100 File=$dir/run/gpus/[0-$((options[gpus] - 1))]" >>"$dir/etc/gres.conf"
+  echo "Name=gpu Type=h100 File=$dir/run/gpus/[0-$((gpus - 1))]" >>"$dir/etc/gres.conf"
   (umask 077 && head -c 1024 /dev/urandom >"$dir/etc/munge.key")
 }
 
@@ -24,32 +24,29 @@ fill_in() {
   local name text
   local -A values=(
     [DIR]=$dir [HOST]=$(hostname -s) [CONTROLLER_ADDRESS]=$(controller_address)
-    [CONTROLLER_PORT]=${options[port]} [NODE_PORTS]=$(node_port 1)-$(node_port "${options[nodes]}")
-    [NODE_HOSTS]=$(hostname -s) [NODE_ADDRESSES]=$(controller_address)
-    [ACCOUNTING]=none [ACCOUNTING_PORT]=$(accounting_port)
-    [KILL_WAIT]=${options[kill-wait]} [NODE_TIMEOUT]=${options[node-timeout]}
+    [CONTROLLER_PORT]=${options[port]} [ACCOUNTING_PORT]=$(accounting_port)
+    [ACCOUNTING]=$(accounting_storage)
     [NODES]=${options[nodes]} [CPUS]=${options[cpus]} [GPUS]=${options[gpus]}
+    [NODE_HOSTS]=$(node_hosts) [NODE_ADDRESSES]=$(node_addresses)
+    [NODE_PORTS]=$(node_port 1)-$(node_port "${options[nodes]}")
+    [NODE_TIMEOUT]=${options[node-timeout]} [KILL_WAIT]=${options[kill-wait]}
   )
-  ! has accounting || values[ACCOUNTING]=slurmdbd
-  if has namespaces; then
-    values[NODE_HOSTS]="n[1-${options[nodes]}]"
-    values[NODE_ADDRESSES]="$(subnet).[11-$((10 + options[nodes]))]"
-  fi
-  text=$(<"$project/launchers/dev_cluster/$1.in")
+  text=$(<"$parts/$1.in")
   for name in "${!values[@]}"; do text=${text//@$name@/"${values[$name]}"}; done
   echo "$text" >"$dir/etc/$1"
 }
 
 start_daemons() {
   local number
-  # --force: whoever may write in the folders above DIR, such as /tmp, is no danger here.
+  # --force: munged minds who may write to the folders above DIR, such as /tmp.
   start munged munged --force --key-file="$dir/etc/munge.key" --socket="$dir/run/munge.socket" \
-    --pid-file="$dir/run/munged.pid" --log-file="$dir/log/munged.log" --seed-file="$dir/run/munged.seed"
+    --pid-file="$dir/run/munged.pid" --seed-file="$dir/run/munged.seed" \
+    --log-file="$dir/log/munged.log"
   if has accounting; then start_accounting; fi
   start slurmctld slurmctld -f "$SLURM_CONF"
   wait_for slurmctld scontrol ping
   for ((number = 1; number <= options[nodes]; number++)); do start_node "n$number"; done
-  wait_for slurmd-n1 all_nodes_idle
+  wait_for slurmd all_nodes_idle
 }
 
 start_node() {
@@ -58,15 +55,19 @@ start_node() {
 
 # Starts a daemon, which goes into the background and keeps nothing of the caller's open.
 start() {
-  local log=$dir/log/$1.log
+  local name=$1
   shift
-  "$@" </dev/null >>"$log" 2>&1
+  "$@" </dev/null >>"$dir/log/$name.log" 2>&1 || refuse_start "$name"
 }
 
 wait_for() {
   local name=$1
   shift
-  wait_until 30 "$@" || fail "$name has not started: see $dir/log/$name.log" 1
+  wait_until 30 "$@" || refuse_start "$name"
+}
+
+refuse_start() {
+  fail "$1 has not started: see $dir/log" 1
 }
 
 all_nodes_idle() {

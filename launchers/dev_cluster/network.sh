@@ -1,7 +1,7 @@
 # Addresses of the nodes: the loopback one for all, or a network namespace for each.
 #
 # A namespace has a cable (veth) to one bridge, and its own /etc/hosts: `ip netns exec` mounts
-# /etc/netns/NAME/hosts over it. Names hold a checksum of DIR, so that DIR alone finds them again.
+# /etc/netns/NAME/hosts over it. All names begin with $tag, so that DIR alone finds them again.
 
 # The network 198.18.0.0/15 is set aside for tests of networks (RFC 2544): no site uses it.
 subnet() {
@@ -10,6 +10,15 @@ subnet() {
 
 controller_address() {
   if has namespaces; then echo "$(subnet).1"; else echo 127.0.0.1; fi
+}
+
+# What Slurm knows of all nodes, in its own notation.
+node_hosts() {
+  if has namespaces; then echo "n[1-${options[nodes]}]"; else hostname -s; fi
+}
+
+node_addresses() {
+  if has namespaces; then echo "$(subnet).[11-$((10 + options[nodes]))]"; else echo 127.0.0.1; fi
 }
 
 node_address() {
@@ -21,6 +30,13 @@ host_lines() {
   for ((number = 1; number <= options[nodes]; number++)); do
     echo "$(node_address "$number") n$number"
   done
+}
+
+refuse_taken_subnet() {
+  [[ -z $(ip -4 -oneline address show to "$(subnet).0/24") ]] ||
+    fail "the network $(subnet).0/24 is taken: choose another with --port"
+  unshare --net --uts --mount true 2>/dev/null ||
+    fail "this machine permits no network namespaces: leave out --namespaces"
 }
 
 # Makes the names of the nodes resolve: MASTER_ADDR is one of them.
@@ -52,11 +68,11 @@ add_namespace() {
 network_down() {
   local namespace link
   [[ ! -w /etc/hosts ]] || edit_etc_hosts ""
+  for link in /sys/class/net/"$tag"*; do
+    [[ ! -e $link ]] || ip link delete "${link##*/}"
+  done
   for namespace in /run/netns/"$tag"-*; do
     [[ ! -e $namespace ]] || ip netns delete "${namespace##*/}"
-  done
-  for link in /sys/class/net/"$tag"*; do
-    [[ ! -e $link ]] || ip link delete "${link##*/}" 2>/dev/null || true # goes with its namespace
   done
   rm -rf /etc/netns/"$tag"-*
   rmdir --ignore-fail-on-non-empty /etc/netns 2>/dev/null || true
@@ -64,13 +80,13 @@ network_down() {
 
 # Replaces the lines of this cluster. The file is written in place, as containers mount it.
 edit_etc_hosts() {
-  local others
-  {
-    flock 9
-    others=$(grep --invert-match --fixed-strings "# dev_cluster ($dir)" /etc/hosts || true)
-    [[ "$others${1:+$'\n'$1}" == "$(</etc/hosts)" ]] ||
-      printf '%s\n' "$others${1:+$'\n'$1}" >/etc/hosts
-  } 9</etc/hosts
+  local lock lines
+  exec {lock}</etc/hosts
+  flock "$lock" # other clusters go up and down
+  lines=$(grep --invert-match --fixed-strings "# dev_cluster ($dir)" /etc/hosts || true)
+  lines+=${1:+$'\n'$1}
+  [[ $lines == "$(</etc/hosts)" ]] || echo "$lines" >/etc/hosts
+  exec {lock}<&-
 }
 
 # Runs a command where the node is: in its namespace and under its name, or right here.
@@ -86,6 +102,6 @@ on_node() {
 
 # up or down: packets of a node whose cable is down vanish without an error.
 set_cable() {
-  has namespaces || fail "$1 has no cable of its own: start the cluster with --namespaces"
+  has namespaces || fail "$1 has no cable: only nodes of up --namespaces have"
   ip link set "$tag-${1#n}" "$2"
 }

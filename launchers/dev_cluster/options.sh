@@ -1,8 +1,9 @@
-# What the command line says: dir, purge, the words that are no options, and the cluster's options.
+# What the command line says: a command, a node where it takes one, and options.
 
+command=""
+node=""
 dir=$project/build/dev_cluster
 purge=no
-words=()
 declare -A given=()
 declare -A options=(
   [nodes]=4 [cpus]=64 [gpus]=8 [port]=16800 [kill-wait]=5 [node-timeout]=10
@@ -10,7 +11,7 @@ declare -A options=(
 )
 
 parse_arguments() {
-  local argument name value
+  local argument name value words=()
   for argument in "$@"; do
     name=${argument%%=*} name=${name#--} value=${argument#*=}
     case $argument in
@@ -25,6 +26,9 @@ parse_arguments() {
       *) words+=("$argument") ;;
     esac
   done
+  ((${#words[@]} <= 2)) || fail "${words[2]} is one word too many; --help says more"
+  command=${words[0]:-} node=${words[1]:-}
+  [[ $command == up || ${#given[@]} == 0 ]] || fail "${!given[*]}: only up takes this"
   # Slurm's configuration takes no other characters; the path of a socket ends at 107.
   [[ $dir =~ ^[A-Za-z0-9/._+-]{1,85}$ ]] ||
     fail "--dir=$dir: expected at most 85 letters, digits and / . _ + -"
@@ -71,20 +75,24 @@ refuse_other_files() {
 
 refuse_taken_ports() {
   local port ports=("${options[port]}")
-  ! has accounting || ports+=("$(accounting_port)")
-  has namespaces || ports+=($(seq "$(node_port 1)" "$(node_port "${options[nodes]}")"))
+  if has accounting; then ports+=("$(accounting_port)"); fi
+  if has namespaces; then
+    refuse_taken_subnet
+  else
+    mapfile -t -O ${#ports[@]} ports < <(seq "$(node_port 1)" "$(node_port "${options[nodes]}")")
+  fi
   for port in "${ports[@]}"; do
     ! listens 127.0.0.1 "$port" || fail "port $port is taken: choose others with --port"
   done
 }
 
-require_root_and_packages() {
-  local program packages="munge slurmctld slurmd slurm-client" programs=(munged slurmctld slurmd srun)
-  ((EUID == 0)) || fail "expected to run as root: Slurm starts jobs, and the nodes need names"
-  ! has namespaces || packages+=" iproute2" programs+=(ip)
-  ! has accounting || packages+=" slurmdbd mariadb-server-core" programs+=(slurmdbd mariadbd)
+require_packages() {
+  local program programs=(munged slurmctld slurmd srun)
+  local packages="munge slurmctld slurmd slurm-client"
+  if has namespaces; then packages+=" iproute2" programs+=(ip); fi
+  if has accounting; then packages+=" slurmdbd mariadb-server-core" programs+=(slurmdbd mariadbd); fi
   for program in "${programs[@]}"; do
     type -P "$program" >/dev/null ||
-      fail "no $program: apt-get install -y --no-install-recommends $packages"
+      fail "no $program here: apt-get install -y --no-install-recommends $packages"
   done
 }
