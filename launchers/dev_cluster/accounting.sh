@@ -15,7 +15,7 @@ start_accounting() {
   start mariadbd setsid --fork mariadbd --no-defaults --user=root --datadir="$dir/state/mariadb" \
     --socket="$socket" --pid-file="$dir/run/mariadbd.pid" --skip-networking --skip-grant-tables \
     --performance-schema=0 --innodb-buffer-pool-size=64M --innodb-log-file-size=16M \
-    --innodb-lock-wait-timeout=900 --innodb-flush-log-at-trx-commit=0
+    --innodb-lock-wait-timeout=900 --innodb-flush-method=nosync
   wait_for mariadbd test -S "$socket"
   fill_in slurmdbd.conf
   chmod 600 "$dir/etc/slurmdbd.conf"
