@@ -6,7 +6,8 @@
 #       starts it within seconds, in build/dev_cluster; then, in the same shell:
 #   eval "$(launchers/dev_cluster.sh env)"
 #   srun --nodes=2 hostname
-#   DATA=... launchers/pretrain_h14.sh --nodes=2 --ntasks-per-node=1 engine.precision=fp32
+#   DATA=datasets/digits-shards/train/manifest.json CONFIG=configs/quickstart.yaml \
+#     launchers/pretrain_h14.sh --nodes=2 --ntasks-per-node=1
 #   launchers/dev_cluster.sh kill-node n2
 #       a node fails: what becomes of the job?
 #   launchers/dev_cluster.sh down

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,15 @@ class Cluster:
         )  # fmt: skip
         assert result.returncode == 0, result.stdout
         return result.stdout.strip()
+
+    @contextmanager
+    def started(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A process of somebody who uses this cluster."""
+        with subprocess.Popen(words, env=self.environment, stdout=subprocess.DEVNULL) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def submit(self, command: str, *options: str) -> str:
         """The id of a job that is running."""
@@ -257,20 +266,19 @@ def test_down_ends_jobs_as_slurm_does_and_keeps_the_logs(cluster, tmp_path):
 def test_down_after_a_crash_leaves_nothing_but_what_is_not_its_own(cluster):
     cluster.up("--nodes=2")
     cluster.submit(WITHOUT_ENVIRONMENT.format(cluster.directory))
-    waiting = subprocess.Popen(["srun", "--begin=now+1hour", "true"], env=cluster.environment)
-    reader = subprocess.Popen(["tail", "-f", cluster.directory / "log" / "slurmctld.log"],
-                              stdout=subprocess.DEVNULL)  # fmt: skip
-    user = subprocess.Popen(["sleep", "600"], env=cluster.environment)
-    for process in processes_of(cluster.directory):
-        if process.name() in ("slurmctld", "munged"):
-            process.send_signal(signal.SIGKILL)
-    shutil.rmtree(cluster.directory)
-    assert cluster.call("down").returncode == 0
-    assert waiting.wait(timeout=10) != 0
-    for other in (reader, user):
-        assert other.poll() is None
-        other.kill()
-        other.wait()
+    log = str(cluster.directory / "log" / "slurmctld.log")
+    with (
+        cluster.started("srun", "--begin=now+1hour", "true") as waiting,
+        cluster.started("tail", "-f", log) as reader,
+        cluster.started("sleep", "600") as user,
+    ):
+        for process in processes_of(cluster.directory):
+            if process.name() in ("slurmctld", "munged"):
+                process.send_signal(signal.SIGKILL)
+        shutil.rmtree(cluster.directory)
+        assert cluster.call("down").returncode == 0
+        assert waiting.wait(timeout=10) != 0
+        assert (reader.poll(), user.poll()) == (None, None)
 
 
 def test_down_of_nothing_is_silent(cluster):
@@ -330,6 +338,20 @@ def test_a_directory_that_holds_other_files_is_refused_and_kept(tmp_path):
     assert (tmp_path / "etc").is_dir()
 
 
+def test_an_up_that_fails_leaves_nothing_but_the_log(cluster, tmp_path, monkeypatch):
+    broken = tmp_path / "bin" / "slurmd"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho no such node >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{broken.parent}:{os.environ['PATH']}")
+    result = cluster.call("up", f"--port={free_port()}")
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    log = cluster.directory / "log"
+    assert f"slurmd-n1 has not started: see {log}" in result.stderr
+    assert (log / "slurmd-n1.log").read_text() == "no such node\n"
+    assert processes_of(cluster.directory) == []
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -361,7 +383,7 @@ def test_missing_packages_are_named(tmp_path):
     assert "no srun here: apt-get install" in result.stderr
 
 
-def test_shells_that_are_not_up_say_so(tmp_path):
+def test_what_needs_a_cluster_says_that_none_is_up(tmp_path):
     for command in ("status", "env", "kill-node"):
         result = Cluster(tmp_path / "cluster").call(command)
         assert (result.returncode, result.stderr.count("\n")) == (1, 1)
