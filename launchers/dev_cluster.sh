@@ -100,15 +100,15 @@ remove_cluster() {
   [[ ! -f $dir/options ]] || rm -rf "${dir:?}"/{etc,run,state}
 }
 
-status() {
+print_env() {
+  echo "export SLURM_CONF=$SLURM_CONF"
+}
+
+print_status() {
   local pid
   for pid in $(daemon_pids '*'); do echo "$pid $(tr '\0' ' ' <"/proc/$pid/cmdline")"; done
   timeout 10 sinfo
   timeout 10 squeue
-}
-
-env() {
-  echo "export SLURM_CONF=$SLURM_CONF"
 }
 
 kill_node() {
@@ -137,7 +137,7 @@ join_node() {
   set_cable "$1" up
 }
 
-# A cluster whose slurmctld runs; what is left of another one, only `down` and `up` care for.
+# Without a slurmctld it is what a crash has left, for `up` and `down` to remove.
 is_up() {
   [[ -f $SLURM_CONF && -n $(daemon_pids slurmctld) ]]
 }
@@ -155,7 +155,7 @@ if [[ " $* " == *" -h "* || " $* " == *" --help "* ]]; then
   sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
   exit 0
 fi
-((EUID == 0)) || fail "expected to run as root, who starts the jobs of others"
+((EUID == 0)) || fail "expected root, as Slurm's daemons need it: sudo launchers/dev_cluster.sh"
 parse_arguments "$@"
 export SLURM_CONF=$dir/etc/slurm.conf
 tag=dc$(printf '%08x' "$(cksum <<<"$dir" | cut -d ' ' -f 1)") # names of links: 15 characters
@@ -163,7 +163,10 @@ if is_up; then read_options; fi
 
 case $command in
   up | down) "$command" ;;
-  status | env) require_up && "$command" ;;
+  status | env)
+    require_up
+    "print_$command"
+    ;;
   kill-node | restart-node | freeze-node | thaw-node | cut-node | join-node)
     require_up
     require_node "$node"

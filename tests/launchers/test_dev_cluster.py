@@ -263,8 +263,11 @@ def test_down_ends_jobs_as_slurm_does_and_keeps_the_logs(cluster, tmp_path):
     assert (cluster.directory / "log" / "slurmctld.log").stat().st_size > 0
 
 
-def test_down_after_a_crash_leaves_nothing_but_what_is_not_its_own(cluster):
-    cluster.up("--nodes=2")
+@pytest.mark.parametrize(
+    "options", [(), pytest.param(("--namespaces",), marks=needs_namespaces)], ids=["", "namespaces"]
+)
+def test_down_after_a_crash_leaves_nothing_but_what_is_not_its_own(cluster, options):
+    cluster.up("--nodes=2", *options)
     cluster.submit(WITHOUT_ENVIRONMENT.format(cluster.directory))
     log = str(cluster.directory / "log" / "slurmctld.log")
     with (
