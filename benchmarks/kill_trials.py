@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.kill_checks import Found, find_checkpoints, starts
 from benchmarks.kill_points import FINISHED, Kill, pretrain_until_killed
-from benchmarks.rank_endings import KILLED, endings_of
+from benchmarks.rank_endings import HUNG, KILLED, endings_of
 from mixer_dist.checkpoint.restore import newest_verified
 from mixer_dist.config import RunConfig, StorageConfig
 from mixer_dist.errors import CheckpointError
@@ -23,6 +23,8 @@ WORLDS = (
 )  # fmt: skip
 EVERY_STEPS = 3
 TOTAL_STEPS = 45
+TIMEOUT_S = 30.0  # for a collective, as in a start where a rank is gone
+LOG_CHARACTERS = 4_000
 LEFT = WHOLE, TORN, NOTHING, NONE_STARTED = "whole", "torn", "nothing", "none started"
 
 World = tuple[str, int]
@@ -90,6 +92,8 @@ class Series:
         endings = endings_of(
             ranks, world[1], pulls_down, pretrain_until_killed, config, kill, str(journal)
         )
+        if HUNG in endings:  # where its threads stand
+            endings.append(Path(f"{journal}.log").read_text()[-LOG_CHARACTERS:])
         return self._judged(kill, endings, read_journal(journal))
 
     def lines(self) -> list[Line]:
@@ -158,10 +162,10 @@ def run_config(place: Place, run_dir: str, engine: str, world_size: int) -> RunC
         "augment": {"mixup": 0.5},
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 5, "weight_decay": 0.1},
         "engine": {
-            "name": engine, "precision": "fp32", "timeout_s": 60.0,
+            "name": engine, "precision": "fp32", "timeout_s": TIMEOUT_S,
             "shard_ranks": 2 if engine == "hsdp" else None,
         },
-        "checkpoint": {"every_steps": EVERY_STEPS, "timeout_s": 60.0, "grace_s": 5.0},
+        "checkpoint": {"every_steps": EVERY_STEPS, "timeout_s": TIMEOUT_S, "grace_s": 5.0},
         "storage": {prefix: options.model_dump() for prefix, options in place.options.items()},
     }  # fmt: skip
     return parse(RunConfig, tree, "the benchmark")

@@ -2,11 +2,11 @@
 
 Ranks train a small Mixer until one gets SIGKILL, or all do, at a named point of a save or at a
 random moment; then the run is started anew under another engine and number of ranks. After each
-kill the checkpoints are judged by code that shares nothing with the package: all that were committed
-are whole, the newest whole one is what a start chooses and goes on from, and no more is lost than
-the save under way. A run that has come to its end has to show the losses of one that nobody killed.
-Two thirds of the kills are of runs on a disk, one third of runs in OpenStack Swift; beside them
-kills of DeepSpeed's own save.
+kill the checkpoints are judged by code that shares nothing with the package: all that were
+committed are whole, the newest whole one is what a start chooses and goes on from, and no more is
+lost than the save under way. A run that has come to its end has to show the losses of one that
+nobody killed. Two thirds of the kills are of runs on a disk, one third of runs in OpenStack Swift;
+beside them kills of DeepSpeed's own save.
 
 Prints Markdown tables; ends with 1 where anything of that does not hold.
 """
@@ -181,7 +181,7 @@ def print_results(tally: Tally) -> None:
     print(f"\n| point | kept on | kills | of all ranks | {' | '.join(LEFT)} "
           "| wrong one chosen | saves lost, at most | steps done again, at most |")  # fmt: skip
     print("|---|---" + "|---" * (5 + len(LEFT)) + "|")
-    names = sorted({name for name, _ in tally.trials})
+    names = list(dict.fromkeys(name for name, _ in tally.trials))
     for point in POINTS:
         for name in names:
             trials = [t for where, t in tally.trials if where == name and t.kill.point == point]
