@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.kill_points import FINISHED, Kill
-from benchmarks.kill_trials import NOTHING, TORN, TOTAL_STEPS, WHOLE, Place, Series
+from benchmarks.kill_trials import NOTHING, TORN, WHOLE, Place, Series
 from mixer_dist.storage import Storage
 
 
@@ -18,7 +18,7 @@ def kill_at(point: str, rank: int, save: int, *, is_of_all: bool = False) -> Kil
 
 
 def test_a_run_killed_while_it_saves_loses_no_more_than_that_save(ranks, disk):
-    run = Series(disk, "run")
+    run = Series(disk, "run", total_steps=12)
     for world, kill, left, newest in [
         (("fsdp", 2), kill_at("piece file half written", rank=1, save=1), TORN, 0),
         (("zero2", 2), kill_at("manifest half written", rank=0, save=2, is_of_all=True), TORN, 3),
@@ -29,7 +29,7 @@ def test_a_run_killed_while_it_saves_loses_no_more_than_that_save(ranks, disk):
         assert (trial.last_save, run.newest) == (left, newest)
     last = run.train(ranks, ("single", 1))
     assert last.endings == (FINISHED,) and not last.problems
-    assert [line["step"] for line in run.lines()] == list(range(1, TOTAL_STEPS + 1))
+    assert [line["step"] for line in run.lines()] == list(range(1, 13))
 
 
 def test_an_upload_that_is_cut_off_is_no_checkpoint(ranks, swift, digits, tmp_path):
