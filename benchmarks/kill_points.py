@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import s3fs
 from aiohttp.http_writer import StreamWriter
 
+from mixer_dist.checkpoint.catalog import HINT_NAME
 from mixer_dist.checkpoint.layout import MANIFEST_NAME, TrainingState
 from mixer_dist.checkpoint.save import Saver
 from mixer_dist.checkpoint.snapshot import Snapshot
@@ -33,6 +34,7 @@ ON_ANY_RANK = (
 )  # fmt: skip
 ON_MAIN = (
     "metrics half written", "manifest begun", "manifest half written", COMMITTED,
+    "hint half written",
 )  # fmt: skip
 POINTS = (*ON_ANY_RANK, *ON_MAIN)
 PART_BYTES = 5 * 2**20  # of an upload in parts: the least that S3 takes
@@ -204,6 +206,8 @@ def kind_of(url: str) -> str:
         return "piece file"
     if url.endswith(f"/{MANIFEST_NAME}"):
         return "manifest"
+    if url.endswith(f"/{HINT_NAME}"):
+        return "hint"
     return "metrics" if "/metrics/" in url else "other"
 
 

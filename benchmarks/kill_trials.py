@@ -167,7 +167,7 @@ def run_config(series: Series, engine: str) -> RunConfig:
             "shard_ranks": 2 if engine == "hsdp" else None,
         },
         "checkpoint": {"every_steps": EVERY_STEPS, "timeout_s": TIMEOUT_S, "grace_s": 5.0},
-        "storage": {prefix: options.model_dump() for prefix, options in series.place.options.items()},
+        "storage": {prefix: given.model_dump() for prefix, given in series.place.options.items()},
     }  # fmt: skip
     return parse(RunConfig, tree, "the benchmark")
 

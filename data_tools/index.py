@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bar
 from data_tools.command import exit_code_of
 from data_tools.destination import check_destination, check_reachable
 from data_tools.label_range import LabelRange, add_class_arguments, class_names
-from data_tools.storage_options import add_storage_options, open_storage
 from data_tools.tar_pool import add_workers_argument, each_tar
 from data_tools.tar_records import TarRecord, TarRecords
 from data_tools.tar_urls import expand_tars, whole_path
+from mixer_dist.cli.storage_options import add_storage_options, open_storage
 from mixer_dist.data.labels import ShardLabels, shard_labels, write_labels
 from mixer_dist.data.manifest import MANIFEST_NAME, DatasetManifest, Shard
 from mixer_dist.data.tar_index import IndexOptions

@@ -17,9 +17,9 @@ from data_tools.command import exit_code_of
 from data_tools.destination import check_destination, check_reachable
 from data_tools.label_list import read_label_list
 from data_tools.label_range import LabelRange, add_class_arguments, class_names
-from data_tools.storage_options import add_storage_options, open_storage
 from data_tools.tar_pool import Advance, add_workers_argument, each_tar
 from data_tools.tar_urls import whole_path
+from mixer_dist.cli.storage_options import add_storage_options, open_storage
 from mixer_dist.data.image_files import printable
 from mixer_dist.data.labels import ShardLabels, load_shard_labels, shard_labels, write_labels
 from mixer_dist.data.manifest import (

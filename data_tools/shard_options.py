@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools.storage_options import add_storage_options
+from mixer_dist.cli.storage_options import add_storage_options
 from mixer_dist.data.image_list import is_list
 from mixer_dist.data.manifest import MANIFEST_NAME
 from mixer_dist.errors import ConfigError

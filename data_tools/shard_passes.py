@@ -5,7 +5,6 @@ from contextlib import closing
 from typing import NamedTuple
 
 from data_tools.journal import Journal
-from data_tools.progress import Progress
 from data_tools.shard_summary import name_left_out
 from data_tools.workers import run_tasks
 from mixer_dist.data.duplicates import find_duplicates, hash_contents, same_size_images
@@ -13,6 +12,7 @@ from mixer_dist.data.exclusion import ExcludedImages, Fingerprint, fingerprint_s
 from mixer_dist.data.image_files import ImageFile, ImageSource, LeftOut
 from mixer_dist.data.image_shards import Treatment, WrittenShard, write_image_shard
 from mixer_dist.data.manifest import Part
+from mixer_dist.progress import Progress
 from mixer_dist.storage import Storage
 
 BATCH_IMAGES = 1000  # that a worker compares at a time

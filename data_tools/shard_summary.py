@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
-from data_tools.progress import say
 from mixer_dist.data.image_files import ImageSource, LeftOut, Reason, printable
 from mixer_dist.data.image_shards import WrittenShard
 from mixer_dist.data.manifest import DatasetManifest
+from mixer_dist.progress import say
 
 
 def name_left_out(left_out: Iterable[LeftOut]) -> None:

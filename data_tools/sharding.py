@@ -8,10 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from data_tools.dataset_folder import QUARANTINE_NAME, DatasetFolder, remove_temporaries
-from data_tools.progress import say, watch
 from data_tools.shard_passes import ShardTask, Written, compare_files, read_excluded, write_shards
 from data_tools.shard_summary import describe_dataset, describe_images, name_left_out
-from data_tools.storage_options import open_storage
+from mixer_dist.cli.storage_options import open_storage
 from mixer_dist.data.class_names import read_class_names
 from mixer_dist.data.image_files import ImageFile, ImageSource
 from mixer_dist.data.image_folder import scan_images
@@ -20,6 +19,7 @@ from mixer_dist.data.image_shards import Treatment, WrittenShard, mean_shrinkage
 from mixer_dist.data.manifest import DatasetManifest, load_dataset
 from mixer_dist.data.shard_plan import cut, fingerprint_plan, shuffle, split_off, without
 from mixer_dist.errors import ConfigError, DataError
+from mixer_dist.progress import say, watch
 from mixer_dist.storage import join
 
 SHRINKAGE_IMAGES = 64  # that are made smaller to foresee the size of shards

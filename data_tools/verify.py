@@ -16,9 +16,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
 from data_tools.command import exit_code_of
-from data_tools.storage_options import add_storage_options, open_storage
 from data_tools.tar_pool import Advance, add_workers_argument, each_tar
 from data_tools.tar_urls import whole_path
+from mixer_dist.cli.storage_options import add_storage_options, open_storage
 from mixer_dist.data.image_files import printable
 from mixer_dist.data.manifest import DatasetManifest, Part, load_dataset, load_manifest
 from mixer_dist.data.shard_check import Checks, Damage, check_shard

@@ -10,8 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from data_tools.progress import Progress
 from mixer_dist.errors import StorageError
+from mixer_dist.progress import Progress
 
 PRELOADED = ["mixer_dist.data.image_shards", "webdataset"]  # once, before workers are forked
 

@@ -48,7 +48,8 @@ class ModelConfig(Section):
     """A variant of the paper's Table 1, or a Mixer given by its dimensions."""
 
     variant: Variant | None = None
-    """One of the paper's seven models; the five dimensions below are then not given."""
+    """One of the paper's seven models; of the five dimensions below only tokens_mlp_dim may then
+    be given, for images of K times the height and width: K*K times the variant's."""
     patch_size: PositiveInt | None = None
     """Side of a patch, in pixels."""
     hidden_dim: PositiveInt | None = None
@@ -70,11 +71,11 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _is_one_model(self) -> "ModelConfig":
-        given = {name: value for name, value in self.dimensions().items() if value is not None}
-        missing = self.dimensions().keys() - given.keys()
-        if self.variant and given:
+        given = {name for name, value in self.dimensions().items() if value is not None}
+        missing = self.dimensions().keys() - given
+        if self.variant and (fixed := given - {"tokens_mlp_dim"}):
             raise ValueError(
-                f"variant {self.variant} fixes {', '.join(sorted(given))}: remove them"
+                f"variant {self.variant} fixes {', '.join(sorted(fixed))}: remove them"
             )
         if not self.variant and missing:
             raise ValueError(
@@ -181,14 +182,43 @@ class EngineConfig(Section):
     """A collective that takes longer ends the run."""
 
 
+class KeepBestConfig(Section):
+    """The checkpoints that did best in an evaluation task are kept."""
+
+    task: str
+    """Its name in evals."""
+    metric: str = "accuracy"
+    """A number in the task's results."""
+    mode: Literal["max", "min"] = "max"
+    """Whether a larger or a smaller number is better."""
+    count: PositiveInt = 1
+
+
 class CheckpointConfig(Section):
-    """When training state is saved."""
+    """When training state is saved, and for how long."""
 
     every_steps: PositiveInt = 1000
     timeout_s: PositiveFloat = 1800.0
     """A save that takes longer is given up, and tried again at the next interval."""
     grace_s: NonNegativeFloat = 30.0
     """How long a save under way may still take when the run ends early."""
+    keep_last: PositiveInt | None = None
+    """How many of the newest checkpoints are kept; null keeps all."""
+    keep_every: PositiveInt | None = None
+    """Steps that are a multiple of this are kept too."""
+    keep_best: KeepBestConfig | None = None
+    """The best by an evaluation are kept too."""
+    lease_grace_s: PositiveFloat = 300.0
+    """How long a checkpoint that is to go stays readable, for whoever has just found it."""
+
+    @model_validator(mode="after")
+    def _something_may_go(self) -> "CheckpointConfig":
+        if self.keep_last is None and (self.keep_every or self.keep_best):
+            raise ValueError(
+                "keep_every and keep_best add to keep_last, and keep_last: null keeps all; "
+                "set keep_last too"
+            )
+        return self
 
 
 class LoggingConfig(Section):
@@ -249,10 +279,15 @@ class RunConfig(Section):
     """Images an optimizer step, summed over ranks."""
     micro_batch_size: EvenInt
     """Images a rank takes through the model at once, at most; accumulation follows from it."""
+    umask: Annotated[str, Field(pattern="^[0-7]{3,4}$")] | None = None
+    """Permissions that new files lack, octal: "002" shares run_dir with a group."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     max_consecutive_skips: PositiveInt = 10
     """Steps with a non-finite gradient, in a row, after which the run stops."""
     model: ModelConfig
+    init_from: Url | None = None
+    """Weights to begin with, not moments: a .npz or .safetensors file (names ours or timm's), a
+    checkpoint, or another run_dir, whose newest is taken. Read at step 0 only."""
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig
@@ -286,6 +321,16 @@ class RunConfig(Section):
         names = [task.name for task in self.evals]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"evals: the name {twice[0]!r} is given twice; results would collide")
+        return self
+
+    @model_validator(mode="after")
+    def _best_task_is_known(self) -> "RunConfig":
+        best, names = self.checkpoint.keep_best, [task.name for task in self.evals]
+        if best and best.task not in names:
+            raise ValueError(
+                f"checkpoint.keep_best.task is {best.task!r}; tasks in evals: "
+                f"{', '.join(names) or 'none'}"
+            )
         return self
 
     @model_validator(mode="after")

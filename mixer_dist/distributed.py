@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -188,6 +188,13 @@ def gather_rows(rows: NDArray[Any]) -> NDArray[Any]:
     found = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(found, padded)
     return torch.cat([part[:n] for part, n in zip(found, counts, strict=True)]).numpy()
+
+
+def broadcast(tensors: Iterable[torch.Tensor]) -> None:
+    """Give CPU tensors rank 0's values on every rank, in place. All ranks must call this."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)
 
 
 def sum_over_ranks(values: Sequence[float]) -> list[float]:

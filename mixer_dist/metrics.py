@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from mixer_dist.errors import DataError, MixerError
+from mixer_dist.errors import DataError, MixerError, RefusedError, StorageError
 from mixer_dist.run_dir import RunDir, attempt_numbers, read_attempt
 from mixer_dist.storage import Storage, join
 
@@ -59,16 +59,22 @@ class RolledLines:
         self._lines.append(to_json_line(line))
 
     def flush(self) -> None:
-        """Have all lines on storage."""
+        """Have all lines on storage; StorageError."""
         with self._lock:
             lines = list(self._lines)
             if len(lines) == self._num_written:
                 return
-            self._storage.write(self._url_of(self._part), "".join(lines).encode())
+            self._write("".join(lines).encode())
             self._num_written = len(lines)
             if sum(map(len, lines)) > ROLL_BYTES:
                 self._part, self._num_written = self._part + 1, 0
                 del self._lines[: len(lines)]
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._storage.write(self._url_of(self._part), data)
+        except RefusedError as error:  # the place was there when the run began
+            raise StorageError(f"no longer to be written: {error}") from error
 
     def flush_soon(self) -> None:
         """Have the thread write; a failure is a warning."""

@@ -11,12 +11,23 @@ from typing import Any
 import yaml
 
 from mixer_dist.config import RunConfig
-from mixer_dist.errors import SupersededError
+from mixer_dist.errors import MissingError, SupersededError
 from mixer_dist.sections import Section, parse
 from mixer_dist.storage import Storage, join
 from mixer_dist.yaml_tree import load_yaml
 
 _ATTEMPT_FILE = re.compile(r"^(\d{4,})\.yaml$")
+_STEP_NAME = re.compile(r"^step-(\d{8,})$")
+
+
+class Change(Section):
+    """A value that was changed between two starts of a run."""
+
+    step: int
+    """Steps that were done with the old value."""
+    key: str
+    old: Any
+    new: Any
 
 
 class Attempt(Section):
@@ -30,8 +41,12 @@ class Attempt(Section):
     """The first global position that it reads."""
     skipped: tuple[tuple[int, int], ...] = ()
     """Windows [start, stop) of global positions that it never reads."""
+    changes: tuple[Change, ...] = ()
+    """All that led from the run's first configuration to this one."""
     dataset: str
     """Fingerprint of the training data."""
+    init_from_hash: str | None = None
+    """SHA-256 of the file, or the checkpoint's manifest, whose weights the run began with."""
     config: RunConfig
     """With every default resolved."""
 
@@ -49,6 +64,14 @@ class RunDir:
     @property
     def checkpoints(self) -> str:
         return join(self.url, "checkpoints")
+
+    @property
+    def leases(self) -> str:
+        return join(self.url, "leases")
+
+    @property
+    def pins(self) -> str:
+        return join(self.url, "pins")
 
     @property
     def metrics(self) -> str:
@@ -80,10 +103,30 @@ class RunDir:
         return join(self.events_folder(attempt), f"rank-{rank:05d}{suffix}.jsonl")
 
     def checkpoint(self, step: int) -> str:
-        return join(self.checkpoints, f"step-{step:08d}")
+        return join(self.checkpoints, step_name(step))
+
+    def leases_of(self, step: int) -> str:
+        return join(self.leases, step_name(step))
+
+    def pin(self, step: int) -> str:
+        return join(self.pins, step_name(step))
+
+    def evaluations(self, task: str) -> str:
+        return join(self.url, "evals", task)
 
     def evaluation(self, task: str, step: int) -> str:
-        return join(self.url, "evals", task, f"step-{step:08d}.json")
+        return join(self.evaluations(task), f"{step_name(step)}.json")
+
+
+def step_name(step: int) -> str:
+    """What belongs to a step is called so; text order is numeric order."""
+    return f"step-{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step in such a name, None for other names."""
+    match = _STEP_NAME.match(name)
+    return int(match[1]) if match else None
 
 
 def attempt_numbers(storage: Storage, run_dir: RunDir) -> list[int]:
@@ -93,9 +136,12 @@ def attempt_numbers(storage: Storage, run_dir: RunDir) -> list[int]:
 
 
 def read_attempt(storage: Storage, run_dir: RunDir, number: int) -> Attempt:
-    """One attempt's file; ConfigError where it is not readable."""
+    """One attempt's file; MissingError, ConfigError where it is not readable."""
     url = run_dir.attempt_file(number)
-    return parse(Attempt, load_yaml(storage.read(url).decode(), url), url)
+    try:
+        return parse(Attempt, load_yaml(storage.read(url).decode(), url), url)
+    except MissingError:
+        raise MissingError(f"{url} is missing: restore the file") from None
 
 
 def write_attempt(storage: Storage, run_dir: RunDir, attempt: Attempt) -> None:

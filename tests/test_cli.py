@@ -1,6 +1,7 @@
 """The command line as a user meets it: one line for a mistake, the right exit code, no traces."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -236,6 +237,16 @@ def test_dry_run_of_the_papers_largest_model(capsys, monkeypatch):
     assert "accumulate over 1" in out
 
 
+def test_dry_run_of_fine_tuning_at_twice_the_resolution(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    larger = ["model.image_size=448", "model.tokens_mlp_dim=1536", "init_from=s3://b/run"]
+    argv = ["pretrain", "configs/pretrain_b16_i1k.yaml", *larger, "--dry-run"]
+    assert cli.main([*argv, "--world-size", "8"]) == 0
+    out = capsys.readouterr().out
+    assert f"{86_227_392 + 769_000:,} parameters" in out
+    assert "Weights: those of s3://b/run at step 0" in out
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(capsys, small_run):
     arguments, run_dir = small_run
     assert cli.main(["pretrain", *arguments]) == 0
@@ -264,3 +275,18 @@ def test_weights_are_exported_into_a_bucket(capsys, small_run, s3, monkeypatch):
     checkpoint = str(run_dir / "checkpoints/step-00000004")
     assert cli.main(["checkpoint", "export", checkpoint, url]) == 0
     assert s3.storage().size(url) > 10_000
+
+
+@pytest.fixture
+def strict_umask():
+    """Files are the user's alone, unless a run says otherwise."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+def test_a_run_may_be_shared_with_a_group(small_run, strict_umask):
+    arguments, run_dir = small_run
+    assert cli.main(["pretrain", *arguments, 'umask="002"']) == 0
+    modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in run_dir.rglob("*")}
+    assert modes == {(True, 0o775), (False, 0o664)}

@@ -10,7 +10,7 @@ LAYERS = [
     {"yaml_tree", "sections"},
     {"config"},
     {"distributed"},
-    {"storage", "logs"},
+    {"storage", "logs", "progress"},
     {"run_dir"},
     {"metrics"},
     {"models", "data"},

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 import s3fs
+from botocore.exceptions import ClientError
 
 import mixer_dist.storage.files
 from mixer_dist.config import StorageConfig
 from mixer_dist.errors import AccessError, ConfigError, MissingError, MixerError, StorageError
 from mixer_dist.storage import Storage, join, parent
+from mixer_dist.storage.failures import final_error
 from mixer_dist.storage.s3_systems import S3Systems
 
 AT_ONCE_S = 5.0  # a final error is not retried for deadline_s
@@ -278,6 +280,30 @@ def test_lasting_failures_end_at_the_deadline(monkeypatch, failure):
 def test_what_trying_again_cannot_mend_is_not_tried_again(monkeypatch, number):
     storage = unreliable_storage(monkeypatch, OSError(number, "final"), 1)
     answers_at_once(StorageError, storage.read, "file")
+
+
+def test_a_store_that_lacks_an_operation_is_not_asked_again():
+    reply = {"ResponseMetadata": {"HTTPStatusCode": 501}, "Error": {"Code": "NotImplemented"}}
+    error = OSError("not implemented")
+    error.__cause__ = ClientError(reply, "ListMultipartUploads")
+    assert isinstance(final_error("s3://bucket", error), StorageError)
+
+
+def test_a_file_knows_when_it_was_written(place):
+    place.storage.write(place / "file", b"1")
+    assert abs(place.storage.modified(place / "file") - time.time()) < 3600
+    with pytest.raises(MissingError):
+        place.storage.modified(place / "nothing")
+
+
+def test_what_is_gone_may_be_deleted_again(place):
+    place.storage.write(place / "folder/file", b"1")
+    place.storage.delete_folder(place / "folder")  # not empty: stays
+    assert place.storage.names(place / "folder") == ["file"]
+    for _ in range(2):
+        place.storage.delete(place / "folder/file")
+        place.storage.delete_folder(place / "folder")
+    assert place.storage.names(place / "folder") == []
 
 
 def test_names_join_and_absolute_ones_replace():

@@ -1,17 +1,14 @@
-"""Weights in and out: the official `.npz` and one safetensors file in our own names.
+"""Weights in and out: checkpoints to files of weights, and files to checkpoints."""
 
-Nothing is read through a pickle.
-"""
-
-import math
+import hashlib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
+from mixer_dist.checkpoint.catalog import Checkpoint
 from mixer_dist.checkpoint.layout import (
     MANIFEST_NAME,
     CheckpointManifest,
@@ -24,37 +21,79 @@ from mixer_dist.checkpoint.layout import (
 from mixer_dist.checkpoint.load import full_tensors
 from mixer_dist.checkpoint.piece_file import write_pieces
 from mixer_dist.checkpoint.pieces import KINDS, Piece
-from mixer_dist.checkpoint.restore import Checkpoint
-from mixer_dist.errors import CheckpointError, ConfigError, MissingError, RefusedError
-from mixer_dist.models.npz import from_official, npz_bytes, read_npz, to_official
+from mixer_dist.checkpoint.weights_file import (
+    Weights,
+    WeightsFormat,
+    check_finite,
+    read_weights,
+)
+from mixer_dist.errors import CheckpointError, ConfigError, RefusedError
+from mixer_dist.models.matching import check_is_mixer
 from mixer_dist.storage import Storage, join
 
-FORMATS = (".npz", ".safetensors")
+
+@dataclass(frozen=True)
+class Export:
+    """A file of weights that was written."""
+
+    file: str
+    names: str
+    dtype: str
+    num_parameters: int
+    """Tensors, not values."""
+    num_bytes: int
+    sha256: str
 
 
-def export_weights(storage: Storage, checkpoint: Checkpoint, path: str) -> None:
-    """Write a checkpoint's weights to one file or URL, its format by the suffix; fp32."""
-    kind = _format(path)
+def export_weights(
+    storage: Storage, checkpoint: Checkpoint, url: str, file_format: WeightsFormat
+) -> Export:
+    """Write a checkpoint's weights to one file or URL."""
     tensors = full_tensors(storage, checkpoint)
-    if kind == ".npz":
-        storage.write(path, npz_bytes(to_official(tensors, _patch_size(tensors))))
-    else:
-        storage.write(path, safetensors.torch.save(tensors))
+    try:
+        check_is_mixer(tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.url} holds no Mixer: {error}") from None
+    data = file_format.encode(tensors)
+    storage.write(url, data)
+    dtype = str(file_format.dtype).removeprefix("torch.")
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Export(url, file_format.names, dtype, len(tensors), len(data), sha256)
 
 
-def import_weights(storage: Storage, path: str, url: str) -> CheckpointManifest:
-    """Make a checkpoint at step 0, its moments zero, from a weights file."""
+def import_weights(storage: Storage, file: str, url: str) -> CheckpointManifest:
+    """Make a checkpoint at step 0, its moments zero, from a file of weights."""
     if storage.exists(join(url, MANIFEST_NAME)):
         raise RefusedError(f"{url} holds a checkpoint already: choose another place")
-    tensors = read_weights(path)
-    name = pieces_file(0, 0)
-    entry = write_pieces(storage, url, name, _pieces(tensors))
+    weights = read_weights(storage, file)
+    try:
+        check_is_mixer(weights.tensors, weights.key)
+    except ValueError as error:
+        raise ConfigError(f"{file} does not hold the weights of a Mixer: {error}") from None
+    return _write_checkpoint(storage, weights.tensors, url, PurePosixPath(file).name)
+
+
+def checkpoint_weights(storage: Storage, checkpoint: Checkpoint) -> Weights:
+    """A checkpoint's weights without its moments; CheckpointError where they are not finite."""
+    tensors = full_tensors(storage, checkpoint)
+    try:
+        check_finite(tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.url}: {error}") from None
+    manifest = storage.read(join(checkpoint.url, MANIFEST_NAME))
+    return Weights(tensors, "ours", hashlib.sha256(manifest).hexdigest())
+
+
+def _write_checkpoint(
+    storage: Storage, tensors: Mapping[str, Tensor], url: str, imported_from: str
+) -> CheckpointManifest:
+    entry = write_pieces(storage, url, pieces_file(0, 0), _pieces(tensors))
     shapes = {fqn: tuple(tensor.shape) for fqn, tensor in tensors.items()}
     held = [(fqn, 0, tensor.numel(), 0) for fqn, tensor in tensors.items()]
     manifest = CheckpointManifest(
         **TrainingState(step=0, num_updates=0, position=0).model_dump(),
         attempt=0,
-        config={"imported_from": Path(path).name},
+        config={"imported_from": imported_from},
         dataset=None,
         parameters=parameter_entries(shapes, held),
         files=(entry,),
@@ -62,20 +101,6 @@ def import_weights(storage: Storage, path: str, url: str) -> CheckpointManifest:
     )
     storage.write(join(url, MANIFEST_NAME), manifest.to_json())
     return manifest
-
-
-def read_weights(path: str) -> dict[str, Tensor]:
-    """Weights of a file in our names, fp32; MissingError, ConfigError."""
-    kind = _format(path)
-    if not Path(path).is_file():
-        raise MissingError(f"no weights file at {path}; it has to be a local file")
-    try:
-        tensors = (
-            from_official(read_npz(path)) if kind == ".npz" else safetensors.torch.load_file(path)
-        )
-    except (ValueError, safetensors.SafetensorError) as error:
-        raise ConfigError(f"{path} does not hold a Mixer: {error}") from None
-    return {fqn: tensor.to(torch.float32).contiguous() for fqn, tensor in tensors.items()}
 
 
 def _pieces(tensors: Mapping[str, Tensor]) -> list[Piece]:
@@ -87,17 +112,3 @@ def _pieces(tensors: Mapping[str, Tensor]) -> list[Piece]:
         for fqn, tensor in tensors.items()
         for kind in KINDS
     ]
-
-
-def _format(path: str) -> str:
-    suffix = Path(path).suffix
-    if suffix not in FORMATS:
-        raise ConfigError(f"expected a file ending in {' or '.join(FORMATS)}, got {path!r}")
-    return suffix
-
-
-def _patch_size(tensors: Mapping[str, Any]) -> int:
-    """From the stem's (C, P*P*3)."""
-    if "stem.weight" not in tensors:
-        raise CheckpointError("the checkpoint holds no Mixer: it has no stem.weight")
-    return math.isqrt(int(tensors["stem.weight"].shape[1]) // 3)

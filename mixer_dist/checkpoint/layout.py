@@ -17,13 +17,17 @@ import torch
 from pydantic import Field, model_validator
 
 from mixer_dist import __version__
-from mixer_dist.errors import CheckpointError
+from mixer_dist.errors import CheckpointError, RefusedError
 from mixer_dist.sections import Section
 
 MANIFEST_NAME = "manifest.json"
+NEWEST_VERSION = 1  # of the manifest
 
+TOMBSTONE_NAME = "tombstone.json"
+
+# Also what a disk calls it while it is being written.
+_PIECES_FILE = re.compile(r"^\.?pieces-(\d{4,})-\d{5,}\.safetensors(\..*\.tmp)?$")
 _SEAL = b',"sha256":"'  # what stands before the manifest's own hash
-_STEP_FOLDER = re.compile(r"^step-(\d{8,})$")
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -127,15 +131,34 @@ def unsealed(data: bytes) -> Any:
     return tree
 
 
-def checkpoint_step(folder: str) -> int | None:
-    """The step in a checkpoint folder's name, None for other names."""
-    match = _STEP_FOLDER.match(folder)
-    return int(match[1]) if match else None
+class Tombstone(Section):
+    """Announces that a checkpoint will be removed; it is none from now on."""
+
+    attempt: Count
+    """Of the checkpoint that is meant: one that a later attempt commits here is not."""
+    token: str
+    """Differs from one announcement to the next."""
+
+
+def check_version(tree: Any, url: str) -> None:
+    """RefusedError where a manifest is of a version that did not exist yet."""
+    version = tree.get("version") if isinstance(tree, dict) else None
+    if isinstance(version, int) and version > NEWEST_VERSION:
+        raise RefusedError(
+            f"{url} was written by a newer mixer_dist: its format has version {version}, this one "
+            f"reads up to {NEWEST_VERSION}. Install the newer one, or choose another run_dir"
+        )
 
 
 def pieces_file(attempt: int, rank: int) -> str:
     """The file into which a rank writes its pieces."""
     return f"pieces-{attempt:04d}-{rank:05d}.safetensors"
+
+
+def pieces_attempt(name: str) -> int | None:
+    """The attempt that wrote a file of pieces, whole or in part; None for other files."""
+    match = _PIECES_FILE.match(name)
+    return int(match[1]) if match else None
 
 
 def piece_key(kind: str, fqn: str, start: int) -> str:

@@ -12,10 +12,10 @@ from torch import Tensor
 from zlib_ng.zlib_ng import crc32
 
 from mixer_dist import distributed
+from mixer_dist.checkpoint.catalog import Checkpoint
 from mixer_dist.checkpoint.layout import CheckpointManifest, FileEntry, piece_key
 from mixer_dist.checkpoint.piece_file import FileHeader, read_file_header
 from mixer_dist.checkpoint.pieces import Piece
-from mixer_dist.checkpoint.restore import Checkpoint
 from mixer_dist.errors import CheckpointError
 from mixer_dist.storage import Storage, join
 

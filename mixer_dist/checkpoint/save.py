@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixer_dist import distributed
+from mixer_dist.checkpoint.catalog import record_commit
 from mixer_dist.checkpoint.layout import (
     MANIFEST_NAME,
     CheckpointManifest,
@@ -25,7 +26,7 @@ from mixer_dist.checkpoint.layout import (
 from mixer_dist.checkpoint.piece_file import write_pieces
 from mixer_dist.checkpoint.pieces import Piece
 from mixer_dist.checkpoint.snapshot import Snapshot
-from mixer_dist.errors import CheckpointError, PeerError, SupersededError
+from mixer_dist.errors import CheckpointError, MixerError, SupersededError
 from mixer_dist.run_dir import Attempt, RunDir, check_not_superseded
 from mixer_dist.storage import Storage, join
 
@@ -57,14 +58,19 @@ class Saver:
         shapes: Mapping[str, tuple[int, ...]],
         pieces: Sequence[Piece],
         before_commit: Callable[[], None] = lambda: None,
+        after_commit: Callable[[], None] = lambda: None,
     ) -> None:
-        """Takes memory for a copy of the pieces. All ranks must call this."""
+        """Takes memory for a copy of the pieces. All ranks must call this.
+
+        Rank 0 calls `before_commit` and `after_commit` in the thread that saves.
+        """
         self._storage = storage.twin()
         self._run_dir = run_dir
         self._attempt = attempt
         self._shapes = shapes
         self._snapshot = Snapshot(pieces)
         self._before_commit = before_commit
+        self._after_commit = after_commit
         self._group = distributed.background_group(attempt.config.checkpoint.timeout_s)
         self._under_way: Future[Saved] | None = None
 
@@ -106,13 +112,16 @@ class Saver:
         try:
             reports = distributed.on_all(lambda: self._write_mine(url, pieces), self._group)
             distributed.on_main(lambda: self._commit(url, reports, state), self._group)
-        except PeerError as error:
+        except MixerError as error:  # this rank's own, or another's
             if error.exit_code == SupersededError.exit_code:
                 raise
             raise CheckpointError(str(error)) from error
         except RuntimeError as error:  # of the collective: a rank is gone, or too late
             raise CheckpointError(f"a rank was lost: {str(error).splitlines()[0]}") from error
-        return Saved(state.step, url, stall_s, time.monotonic() - began)
+        saved = Saved(state.step, url, stall_s, time.monotonic() - began)
+        if distributed.is_main():
+            self._after_commit()
+        return saved
 
     def _write_mine(self, url: str, pieces: Sequence[Piece]) -> dict[str, Any]:
         name = pieces_file(self._attempt.attempt, distributed.rank())
@@ -127,6 +136,10 @@ class Saver:
         self._before_commit()
         manifest = build_manifest(self._shapes, reports, state, self._attempt)
         self._storage.write(join(url, MANIFEST_NAME), manifest.to_json())
+        try:
+            record_commit(self._storage, self._run_dir, state.step)
+        except MixerError as error:  # it is committed all the same
+            logger.warning("no hint for readers whose listing lags: %s", error)
 
 
 def build_manifest(

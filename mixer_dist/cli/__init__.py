@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return its exit code."""
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser().parse(argv)
     try:
         arguments.verb(arguments)
         return 0

@@ -1,7 +1,7 @@
 """What all verbs share: how they are declared, and the configuration they are given."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -15,6 +15,15 @@ exit codes:
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, like all others."""
+
+    def parse(self, argv: Sequence[str] | None) -> argparse.Namespace:
+        """The arguments; options may stand between overrides, which argparse does not allow."""
+        found, rest = self.parse_known_args(argv)
+        if any(each.startswith("-") for each in rest) or (rest and "overrides" not in found):
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest:
+            found.overrides += rest
+        return found
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; try '{self.prog} --help'\n")

@@ -1,78 +1,66 @@
-"""Actions on checkpoints: list, verify, export, import."""
+"""Actions on checkpoints: list, verify, keep and remove them; export and import weights."""
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import Any
 
 from mixer_dist.cli.arguments import add_verb
+from mixer_dist.cli.retention import add_retention
+from mixer_dist.cli.storage_options import add_storage_arguments, storage_of
 
 
 def add_checkpoint(verbs: Any) -> None:
     """The verb `checkpoint` and its actions."""
     parser = verbs.add_parser(
         "checkpoint",
-        help="list, verify, export and import checkpoints",
-        description="List, verify, export and import checkpoints.",
+        help="list, verify, keep, remove, export and import checkpoints",
+        description="List, verify, keep, remove, export and import checkpoints.",
     )
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
-    ls = add_verb(
-        actions, "ls", _checkpoint_ls, "the checkpoints of a run, newest first",
-        "mixer-dist checkpoint ls runs/quickstart",
-    )  # fmt: skip
-    ls.add_argument("run_dir", metavar="RUN_DIR")
-    ls.add_argument("--json", action="store_true", help="print the result as JSON")
-    verify = add_verb(
-        actions, "verify", _checkpoint_verify, "hash every byte of a checkpoint",
-        "mixer-dist checkpoint verify runs/quickstart/checkpoints/step-00000100",
-    )  # fmt: skip
-    verify.add_argument("checkpoint", metavar="CHECKPOINT")
-    verify.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_retention(actions)
     export = add_verb(
         actions, "export", _checkpoint_export,
-        "weights to one file: the official .npz, or .safetensors in our names",
+        "weights to one file: the official .npz, or .safetensors in our names or timm's",
         "mixer-dist checkpoint export runs/quickstart/checkpoints/step-00000100 mixer.npz",
     )  # fmt: skip
     export.add_argument("checkpoint", metavar="CHECKPOINT")
-    export.add_argument("file", metavar="FILE")
+    export.add_argument("file", metavar="FILE", help="a path or URL; its suffix tells the format")
+    export.add_argument("--names", choices=("ours", "timm"), help="in a .safetensors file")
+    export.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
+        help="in a .safetensors file",
+    )  # fmt: skip
+    export.add_argument("--json", action="store_true", help="print the result as JSON")
     import_ = add_verb(
         actions, "import", _checkpoint_import, "a checkpoint from a .npz or .safetensors file",
         "mixer-dist checkpoint import Mixer-B_16.npz runs/official/checkpoints/step-00000000",
     )  # fmt: skip
-    import_.add_argument("file", metavar="FILE")
+    import_.add_argument("file", metavar="FILE", help="a path or URL; names are ours or timm's")
     import_.add_argument("checkpoint", metavar="CHECKPOINT")
-
-
-def _checkpoint_ls(arguments: argparse.Namespace) -> None:
-    from mixer_dist.checkpoint.listing import list_lines, list_rows
-
-    rows = list_rows(arguments.run_dir)
-    print(json.dumps(rows) if arguments.json else "\n".join(list_lines(rows)))
-
-
-def _checkpoint_verify(arguments: argparse.Namespace) -> None:
-    from mixer_dist.checkpoint.restore import verified
-    from mixer_dist.storage import Storage
-
-    manifest = verified(Storage(), arguments.checkpoint).manifest
-    num_bytes = sum(entry.num_bytes for entry in manifest.files)
-    result = {"step": manifest.step, "num_files": len(manifest.files), "num_bytes": num_bytes}
-    line = f"{arguments.checkpoint}: {len(manifest.files)} files, {num_bytes:,} bytes, all right"
-    print(json.dumps(result) if arguments.json else line)
+    import_.add_argument("--json", action="store_true", help="print the result as JSON")
+    for action in actions.choices.values():
+        add_storage_arguments(action)
 
 
 def _checkpoint_export(arguments: argparse.Namespace) -> None:
     from mixer_dist.checkpoint.convert import export_weights
     from mixer_dist.checkpoint.restore import verified
-    from mixer_dist.storage import Storage
+    from mixer_dist.checkpoint.weights_file import weights_format
 
-    storage = Storage()
-    export_weights(storage, verified(storage, arguments.checkpoint), arguments.file)
-    print(f"wrote {arguments.file}")
+    storage = storage_of(arguments)
+    file_format = weights_format(arguments.file, arguments.names, arguments.dtype)
+    checkpoint = verified(storage, arguments.checkpoint)
+    done = export_weights(storage, checkpoint, arguments.file, file_format)
+    line = f"wrote {done.file}: {done.num_parameters} parameters in {done.num_bytes:,} bytes"
+    print(json.dumps(asdict(done)) if arguments.json else line)
 
 
 def _checkpoint_import(arguments: argparse.Namespace) -> None:
     from mixer_dist.checkpoint.convert import import_weights
-    from mixer_dist.storage import Storage
 
-    manifest = import_weights(Storage(), arguments.file, arguments.checkpoint)
-    print(f"wrote {arguments.checkpoint}: {len(manifest.parameters)} parameters")
+    manifest = import_weights(storage_of(arguments), arguments.file, arguments.checkpoint)
+    num_parameters = len(manifest.parameters)
+    result = {"checkpoint": arguments.checkpoint, "num_parameters": num_parameters}
+    line = f"wrote {arguments.checkpoint}: {num_parameters} parameters"
+    print(json.dumps(result) if arguments.json else line)

@@ -2,11 +2,15 @@
 
 import argparse
 import json
+import os
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixer_dist.cli.arguments import add_config, add_verb, config_of, is_printed
 from mixer_dist.errors import RefusedError
+
+if TYPE_CHECKING:
+    from mixer_dist.config import RunConfig
 
 
 def add_run_verbs(verbs: Any) -> None:
@@ -22,6 +26,10 @@ def _add_pretrain(verbs: Any) -> None:
         "mixer-dist pretrain configs/quickstart.yaml engine.name=ddp",
     )  # fmt: skip
     add_config(parser)
+    parser.add_argument(
+        "--change", metavar="KEY", action="append", default=[],
+        help="go on with another value of KEY than the run was trained with; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="say what the run comes to and stop")
     parser.add_argument("--world-size", type=int, metavar="N", help="ranks that --dry-run assumes")
 
@@ -54,18 +62,19 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     if is_printed(arguments, config):
         return
     from mixer_dist import distributed
-    from mixer_dist.logs import start_logging
     from mixer_dist.train.build import check_engine
+    from mixer_dist.train.changes import check_named
     from mixer_dist.train.description import describe
     from mixer_dist.train.pretrain import pretrain
 
+    check_named(arguments.change)
     if arguments.dry_run:
         world_size = arguments.world_size or distributed.world_size()
         check_engine(config, world_size)
         print("\n".join(describe(config, world_size)))
         return
-    start_logging()
-    pretrain(config)
+    _begin(config)
+    pretrain(config, arguments.change)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -77,15 +86,23 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise RefusedError(f"evaluate needs --task NAME; tasks of this config: {known}")
     from mixer_dist import distributed
     from mixer_dist.eval.evaluate import describe_task, evaluate
-    from mixer_dist.logs import start_logging
 
     if arguments.dry_run:
         print(describe_task(config, arguments.task, arguments.checkpoint))
         return
-    start_logging(output_is_data=arguments.json)
+    _begin(config, output_is_data=arguments.json)
     result = evaluate(config, arguments.task, arguments.checkpoint)
     if distributed.is_main():
         print(json.dumps(result) if arguments.json else _accuracy_line(result))
+
+
+def _begin(config: "RunConfig", *, output_is_data: bool = False) -> None:
+    """What a process sets up for itself before its work."""
+    from mixer_dist.logs import start_logging
+
+    start_logging(output_is_data=output_is_data)
+    if config.umask is not None:
+        os.umask(int(config.umask, 8))
 
 
 def _accuracy_line(result: dict[str, Any]) -> str:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from mixer_dist import distributed
+from mixer_dist.checkpoint.catalog import Checkpoint
 from mixer_dist.checkpoint.load import full_tensors
 from mixer_dist.checkpoint.restore import (
-    Checkpoint,
     check_same_model,
     newest_verified,
     verified,
@@ -25,7 +25,8 @@ from mixer_dist.eval.fewshot import fewshot_accuracy
 from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
-from mixer_dist.train.build import build_model, empty_model
+from mixer_dist.train.build import empty_model
+from mixer_dist.train.init_from import first_model
 
 UNTRAINED = "untrained"
 
@@ -85,7 +86,8 @@ def find_subject(
 ) -> Subject:
     """The model to judge; MissingError where there is no checkpoint."""
     if checkpoint == UNTRAINED:
-        model = build_model(config).to(distributed.device()).eval()
+        model, _ = first_model(config, storage)
+        model = model.to(distributed.device()).eval()
         return Subject(model, 0, UNTRAINED, is_of_run=True)
     found = verified(storage, checkpoint) if checkpoint else newest_verified(storage, run_dir)
     if found is None:

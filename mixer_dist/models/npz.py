@@ -14,20 +14,19 @@ models/mlp_mixer.py): `embedding/…`, `Mixer/encoder_norm/…`, and in `Mixer/e
 """
 
 import io
-import math
 import os
 import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mixer_dist.models.mixer import COLOURS, Dimensions, MlpMixer, patch_grid
+from mixer_dist.models.mixer import COLOURS, MlpMixer
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -59,7 +58,7 @@ def load_npz(model: MlpMixer, path: str | os.PathLike[str]) -> None:
     """
     arrays = _modernised(read_npz(path))
     _check(arrays, _official_shapes(model), str(path))
-    model.load_state_dict(_to_ours(arrays))
+    model.load_state_dict(from_official(arrays))
 
 
 def save_npz(model: MlpMixer, path: str | os.PathLike[str]) -> None:
@@ -88,8 +87,14 @@ def _write_npz(arrays: Mapping[str, Array], path: str | os.PathLike[str]) -> Non
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
     """Return all arrays of an .npz file, in the layout they were written in; no pickle is read."""
+    with open(path, "rb") as file:
+        return parse_npz(file, str(path))
+
+
+def parse_npz(file: BinaryIO, source: str) -> dict[str, Array]:
+    """Return the same of an open file, which errors call by the name of its source."""
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = np.load(file, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             raise ValueError("it holds a single array")
         with loaded:
@@ -97,7 +102,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
     except (ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         # zipfile has all of these for damaged bytes, a RuntimeError where they read "encrypted".
         raise ValueError(
-            f"expected an .npz file of numeric arrays, got {path} ({error}); "
+            f"expected an .npz file of numeric arrays, got {source} ({error}); "
             "download or export it again"
         ) from error
 
@@ -111,29 +116,16 @@ def to_official(state_dict: Mapping[str, Tensor], patch_size: int) -> dict[str, 
 
 
 def from_official(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
-    """Return our names and fp32 tensors of a whole official model, in either of its layouts.
+    """Return our names and fp32 tensors of official arrays, in either of their layouts.
 
-    Sizes are taken from the arrays; every array that does not fit is named in one ValueError.
+    A name that no Mixer has stays as it is; ValueError for arrays that are no numbers.
     """
     modern = _modernised(arrays)
-    with torch.device("meta"):
-        model = MlpMixer(**_column_dimensions(modern))
-    _check(modern, _official_shapes(model), "the official arrays")
-    return _to_ours(modern)
-
-
-def infer_dimensions(arrays: Mapping[str, Array]) -> Dimensions:
-    """Return `MlpMixer`'s arguments for official arrays, assuming a square image of sqrt(S)*P."""
-    dimensions = _column_dimensions(_modernised(arrays))
-    num_tokens, _ = patch_grid(dimensions["image_size"], dimensions["patch_size"])
-    side = math.isqrt(num_tokens)
-    if side**2 != num_tokens:
-        raise ValueError(
-            f"expected the square number of tokens of a square image, got {num_tokens}; "
-            "build the model with its image_size (height, width) and use load_npz"
-        )
-    dimensions["image_size"] = side * dimensions["patch_size"]
-    return dimensions
+    if other := [
+        f"{key} is {array.dtype}" for key, array in modern.items() if not _is_float(array)
+    ]:
+        raise ValueError(f"expected arrays of floating-point numbers, got: {'; '.join(other)}")
+    return {_our_name(key): _our_tensor(array) for key, array in modern.items()}
 
 
 def official_key(name: str) -> str:
@@ -152,7 +144,10 @@ def _our_name(key: str) -> str:
     module, _, leaf = key.rpartition("/")
     block = re.fullmatch(r"MixerBlock_(\d+)/(.+)", module)
     prefix, module = (f"blocks.{block[1]}.", block[2]) if block else ("", module)
-    return f"{prefix}{_OUR_MODULES[module]}.{'bias' if leaf == 'bias' else 'weight'}"
+    if module not in _OUR_MODULES:
+        return key
+    name = f"{prefix}{_OUR_MODULES[module]}.{'bias' if leaf == 'bias' else 'weight'}"
+    return name if official_key(name) == key else key
 
 
 def _official_shape(name: str, shape: torch.Size, patch_size: int) -> tuple[int, ...]:
@@ -175,40 +170,13 @@ def _official_array(name: str, value: Tensor, patch_size: int) -> Array:
     return np.array(official, order="C")
 
 
-def _to_ours(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
-    return {_our_name(key): _our_tensor(array) for key, array in arrays.items()}
-
-
 def _our_tensor(array: Array) -> Tensor:
-    ours = array if array.ndim == 1 else array.reshape(-1, array.shape[-1]).T  # (out, in)
+    ours = array.reshape(-1, array.shape[-1]).T if array.ndim > 1 else array  # (out, in)
     return torch.from_numpy(np.array(ours, dtype=np.float32, order="C"))
 
 
-def _column_dimensions(arrays: Mapping[str, Array]) -> Dimensions:
-    """Return `MlpMixer`'s arguments for images one patch wide: arrays tell S, but not the grid."""
-    token_kernel = "MixerBlock_0/token_mixing/Dense_0/kernel"
-    channel_kernel = "MixerBlock_0/channel_mixing/Dense_0/kernel"
-    _check_axes(arrays, {"stem/kernel": 4, token_kernel: 2, channel_kernel: 2})
-    patch_size, _, _, hidden_dim = arrays["stem/kernel"].shape
-    num_tokens, tokens_mlp_dim = arrays[token_kernel].shape
-    return {
-        "image_size": (num_tokens * patch_size, patch_size),
-        "patch_size": patch_size,
-        "hidden_dim": hidden_dim,
-        "num_blocks": len({key.split("/")[0] for key in arrays if key.startswith("MixerBlock_")}),
-        "tokens_mlp_dim": tokens_mlp_dim,
-        "channels_mlp_dim": arrays[channel_kernel].shape[1],
-        "num_classes": arrays["head/bias"].size if "head/bias" in arrays else 0,
-    }
-
-
-def _check_axes(arrays: Mapping[str, Array], num_axes: Mapping[str, int]) -> None:
-    unfit = [key for key, n in num_axes.items() if key not in arrays or arrays[key].ndim != n]
-    if unfit:
-        raise ValueError(
-            "expected the arrays of an official Mixer checkpoint, got none, or one with too few "
-            f"axes, for {', '.join(unfit)}; check that the file is a Mixer's"
-        )
+def _is_float(array: Array) -> bool:
+    return array.dtype.kind == "f"
 
 
 def _check(arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
@@ -217,7 +185,7 @@ def _check(arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]], s
     problems += [f"unexpected {key}" for key in sorted(arrays.keys() - shapes.keys())]
     for key in sorted(shapes.keys() & arrays.keys()):
         array = arrays[key]
-        if array.shape != shapes[key] or array.dtype.kind != "f":
+        if array.shape != shapes[key] or not _is_float(array):
             problems.append(f"{key} is {array.dtype} {array.shape}, expected float {shapes[key]}")
     if problems:
         raise ValueError(

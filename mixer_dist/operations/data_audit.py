@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from mixer_dist.checkpoint.restore import list_checkpoints
+from mixer_dist.checkpoint.catalog import list_checkpoints
 from mixer_dist.data.manifest import Dataset, load_index
 from mixer_dist.data.order import Window, batch_positions, sample_hashes
 from mixer_dist.data.run_data import sample_order, training_data
@@ -66,10 +66,16 @@ class Audit:
     """`bad_sample` events of the steps that count."""
     skipped: tuple[tuple[int, int], ...] = ()
     """Windows [start, stop) of positions that were left out by hand."""
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    """Values that were changed on the way: step, key, old and new."""
+    position: int = 0
+    """The first global position after these steps."""
 
 
 def audit(run_dir: RunDir) -> Audit:
     """Check each step that counts, attempt by attempt, up to the first difference.
+
+    Each goes on at the position that the one before came to, whatever its own record says.
 
     MissingError where there is no run; DataError where its data are no longer what they were.
     """
@@ -86,6 +92,7 @@ def audit(run_dir: RunDir) -> Audit:
             continue  # a later attempt did all its steps again
         found.attempts.append(attempt.attempt)
         found.skipped = attempt.skipped
+        found.changes = [change.model_dump() for change in attempt.changes]
         _audit_attempt(found, storage, run_dir, attempt, last_step, saved_step)
     return found
 
@@ -124,16 +131,15 @@ def _audit_attempt(
     stop = last_step if last_step is not None else max([saved_step, *lines])
     steps = range(attempt.resumed_from + 1, stop + 1)
     name = f"attempt {attempt.attempt}"
-    expected = Ledger(attempt, replaced).records(len(steps))
-    end = attempt.position
+    expected = Ledger(attempt, replaced).records(found.position, len(steps))
     for step, record in zip(tqdm(steps, name, unit=" steps", disable=None), expected, strict=True):
         recorded = _record(lines.get(step))
         if record != recorded:
             found.difference = Difference(step, attempt.attempt, record, recorded)
             break
         found.num_steps += 1
-        end = record.position
-    found.substitutions += [event for position, event in sorted(replaced.items()) if position < end]
+        found.position = record.position
+    found.substitutions += [replaced[p] for p in sorted(replaced) if p < found.position]
 
 
 def _record(line: Line | None) -> Record:
@@ -153,11 +159,10 @@ class Ledger:
         self._stand_ins = np.array([replaced[p]["replaced_by"] for p in sorted(replaced)], np.int64)
         self._crc32s = _Crc32s(self._storage, self._dataset, self._order.begins)
 
-    def records(self, num_steps: int) -> Iterator[Record]:
-        """The records of the attempt's steps, one after the other."""
+    def records(self, position: int, num_steps: int) -> Iterator[Record]:
+        """The records of the attempt's steps, the first of which goes on at a position."""
         size = self._config.global_batch_size
         skipped = [Window(*window) for window in self._attempt.skipped]
-        position = self._attempt.position
         at_once = max(1, BLOCK_POSITIONS // size)
         for first in range(0, num_steps, at_once):
             count = min(at_once, num_steps - first)
@@ -218,6 +223,10 @@ def audit_lines(found: Audit) -> list[str]:
         *(
             f"left out by hand: positions {start:,} to {stop - 1:,}"
             for start, stop in found.skipped
+        ),
+        *(
+            "changed after step {step:,}: {key}: {old} -> {new}".format(**change)
+            for change in found.changes
         ),
         *(_substitution_line(event) for event in found.substitutions),
         f"{len(found.substitutions):,} damaged samples were replaced.",

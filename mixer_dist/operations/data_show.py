@@ -1,5 +1,6 @@
 """The images of one step: which they are, and how the model sees them."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, sqrt
 from pathlib import Path
@@ -16,7 +17,7 @@ from mixer_dist.data.stream import Cursor, Share, TrainStream
 from mixer_dist.errors import ConfigError
 from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt
 from mixer_dist.storage import Storage
-from mixer_dist.train.start import as_begun
+from mixer_dist.train.changes import changes_since, check_same_run, keeping_order
 
 MIN_CELL_PX = 96
 CAPTION_PX = 14
@@ -54,11 +55,16 @@ class StepData:
 
 def step_data(config: RunConfig, step: int) -> StepData:
     """The batch of a step, as numbered in the metrics; ConfigError where there is no such step."""
-    if not 1 <= step <= config.total_steps:
-        raise ConfigError(f"--step must be in 1..{config.total_steps}, got {step}")
     storage = Storage(config.storage)
-    config, cursor = _as_begun(config, storage, step)
+    attempts = _attempts(config, storage)
+    total_steps = (attempts[-1].config if attempts else config).total_steps
+    if not 1 <= step <= total_steps:
+        raise ConfigError(f"--step must be in 1..{total_steps}, got {step}")
     dataset = training_data(config, storage)
+    if attempts:
+        config, cursor = _as_trained(config, dataset, attempts, step)
+    else:
+        cursor = Cursor(step - 1, (step - 1) * config.global_batch_size)
     share = Share(rank=0, world_size=1, num_rows=config.global_batch_size)
     short = config.model_copy(update={"total_steps": step})
     with TrainStream(short, dataset, storage, cursor, share, depth_rates=[0.0]) as stream:
@@ -66,16 +72,19 @@ def step_data(config: RunConfig, step: int) -> StepData:
     return StepData(step, batch.mixup, tuple(_rows(config, dataset, batch)), batch)
 
 
-def _as_begun(config: RunConfig, storage: Storage, step: int) -> tuple[RunConfig, Cursor]:
-    """The configuration with the order that its run began with, and where the step's data begin.
+def _as_trained(
+    given: RunConfig, dataset: Dataset, attempts: Sequence[Attempt], step: int
+) -> tuple[RunConfig, Cursor]:
+    """The configuration of the attempt that did a step, and where the step's data begin.
 
     ConfigError where the run in run_dir is another one.
     """
-    attempts = _attempts(config, storage)
-    if not attempts:
-        return config, Cursor(step - 1, (step - 1) * config.global_batch_size)
-    config = as_begun(config, training_data(config, storage), attempts[-1])
+    newest = attempts[-1]
+    whole = keeping_order(given, newest.config)
+    check_same_run(changes_since(newest, whole, dataset.fingerprint, step), given.run_dir)
     attempt = [attempt for attempt in attempts if attempt.resumed_from < step][-1]
+    data = attempt.config.data.model_copy(update={"train": given.data.train})
+    config = attempt.config.model_copy(update={"data": data})
     skipped = tuple(Window(*window) for window in attempt.skipped)
     num_before = (step - 1 - attempt.resumed_from) * config.global_batch_size
     passed = batch_positions(attempt.position, num_before + 1, skipped)

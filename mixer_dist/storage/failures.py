@@ -22,8 +22,9 @@ FAILURES = (OSError, ClientError, BotoCoreError, ResponseParserError, ImportErro
 
 # What may be over in a moment; every other error of botocore is about the options.
 _PASSING = (ConnectionError, HTTPClientError, CredentialRetrievalError, FlexibleChecksumError)
-_FINAL_ERRNOS = (errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT)
-_PASSING_STATUSES = (408, 409, 425, 429)  # of HTTP's 4xx; all 5xx pass too
+_FINAL_ERRNOS = (errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PASSING_STATUSES = (408, 409, 425, 429)  # of HTTP's 4xx; of its 5xx all but one pass
+_NOT_IMPLEMENTED = 501
 # S3 says these with status 400: an upload that was damaged or slow on its way.
 _PASSING_CODES = ("RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch")
 # And these of credentials that are over; a HEAD has no body, so no code but its status.
@@ -59,7 +60,8 @@ def _status_and_code(error: BaseException) -> tuple[int | None, str | None]:
 def _is_clients_fault(status: int | None, code: str | None) -> bool:
     """Whether a reply says that the request was wrong: the same one will be wrong again."""
     is_passing = status in _PASSING_STATUSES or code in _PASSING_CODES
-    return status is not None and 300 <= status < 500 and not is_passing
+    is_final = status is not None and (300 <= status < 500 or status == _NOT_IMPLEMENTED)
+    return is_final and not is_passing
 
 
 def is_errno(error: BaseException, *numbers: int) -> bool:

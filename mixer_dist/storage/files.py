@@ -6,7 +6,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any, Self, TypeVar
 
@@ -15,11 +16,13 @@ from fsspec.implementations.local import LocalFileSystem
 
 from mixer_dist.config import StorageConfig
 from mixer_dist.errors import AccessError, MissingError, RefusedError, StorageError
+from mixer_dist.storage.disk import write_to_disk
 from mixer_dist.storage.failures import FAILURES, final_error, hint, reason
+from mixer_dist.storage.partial_writes import PartialWrite
 from mixer_dist.storage.ranges import UNKNOWN, Version
 from mixer_dist.storage.requests import Request
 from mixer_dist.storage.s3_systems import S3Systems
-from mixer_dist.storage.urls import is_s3, join, parent
+from mixer_dist.storage.urls import is_s3, join
 
 FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 10.0
@@ -110,14 +113,51 @@ class Storage:
         """Write a file from buffers, whole or not at all; `parts` is called anew for each try."""
 
         def write(request: Request) -> None:
-            is_local = isinstance(request.fs, LocalFileSystem)
-            (_write_local if is_local else _write_remote)(request.fs, request.path, parts())
+            if isinstance(request.fs, LocalFileSystem):
+                write_to_disk(request.path, self._while_wanted(parts()))
+            else:
+                _upload(request.fs, request.path, self._while_wanted(parts()))
 
         self._persist(url, write)
 
+    def modified(self, url: str) -> float:
+        """When a file was written, in seconds since 1970 by the clock of the disk or store."""
+
+        def read(request: Request) -> float:
+            info = request.ask("info")
+            return float(info["mtime"] if "mtime" in info else info["LastModified"].timestamp())
+
+        return self._persist(url, read)
+
+    def _while_wanted(self, parts: Iterable[Any]) -> Iterator[Any]:
+        for part in parts:
+            if self._stopped.is_set():
+                raise StorageError("no longer wanted")
+            yield part
+
     def delete(self, url: str) -> None:
-        """Remove one file."""
-        self._persist(url, lambda request: request.ask("rm_file"))
+        """Remove one file; an earlier try or another process may have been faster."""
+        with suppress(MissingError):
+            self._persist(url, lambda request: request.ask("rm_file"))
+
+    def delete_folder(self, url: str) -> None:
+        """Remove a folder if it is empty; in a bucket a folder is gone with its last file."""
+        fs, path = self._connect(url)
+        if isinstance(fs, LocalFileSystem):
+            with suppress(OSError):  # not empty, or not there
+                os.rmdir(path)
+
+    def partial_writes(self, url: str) -> list[PartialWrite]:
+        """What unfinished writes have left below a folder; the youngest may be under way."""
+        try:
+            return self._persist(url, Request.partial_writes)
+        except MissingError:
+            return []
+
+    def discard(self, partial: PartialWrite) -> None:
+        """Remove what an unfinished write has left."""
+        with suppress(MissingError):
+            self._persist(partial.url, lambda request: request.discard(partial))
 
     def check_writable(self, url: str) -> None:
         """Write and remove a small file in a folder, so that a run fails now, not hours later."""
@@ -196,25 +236,7 @@ def _check_reaches(url: str, size: int, stop: int) -> None:
         raise StorageError(f"{url} is too short: expected at least {stop} bytes, found {size}")
 
 
-def _write_local(fs: Any, path: str, parts: Iterable[Any]) -> None:
-    """Under a temporary name, synced, then renamed: a reader sees the old file or the new one."""
-    fs.makedirs(parent(path), exist_ok=True)
-    folder, _, name = path.rpartition("/")
-    temporary = f"{folder}/.{name}.{os.getpid()}-{threading.get_ident()}.tmp"
-    try:
-        with open(temporary, "wb") as stream:
-            for part in parts:
-                stream.write(part)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-
-
-def _write_remote(fs: Any, path: str, parts: Iterable[Any]) -> None:
+def _upload(fs: Any, path: str, parts: Iterable[Any]) -> None:
     """One upload, multipart where it is large; it appears when it is complete."""
     stream = fs.open(path, "wb")
     try:

@@ -57,7 +57,7 @@ def from_disk(path: str, start: int, stop: int) -> Found:
 async def size_on_s3(fs: S3FileSystem, path: str) -> int:
     """The size of an object, in bytes."""
     try:
-        client, place = await _s3_place(fs, path)
+        client, place = await s3_place(fs, path)
         reply = await client.head_object(**place)
     except S3Error as error:
         raise translate_boto_error(error) from error
@@ -66,7 +66,7 @@ async def size_on_s3(fs: S3FileSystem, path: str) -> int:
 
 async def _from_s3(fs: S3FileSystem, path: str, start: int, stop: int) -> Found:
     try:
-        client, place = await _s3_place(fs, path)
+        client, place = await s3_place(fs, path)
         reply = await client.get_object(**place, Range=f"bytes={start}-{stop - 1}")
         async with reply["Body"] as body:
             data = await body.read()
@@ -77,7 +77,7 @@ async def _from_s3(fs: S3FileSystem, path: str, start: int, stop: int) -> Found:
     return data, _version(reply.get("ContentRange"), reply.get("ETag"))
 
 
-async def _s3_place(fs: S3FileSystem, path: str) -> tuple[Any, dict[str, Any]]:
+async def s3_place(fs: S3FileSystem, path: str) -> tuple[Any, dict[str, Any]]:
     """A client, and its arguments that name an object."""
     bucket, key, _ = fs.split_path(path)
     await fs.set_session()

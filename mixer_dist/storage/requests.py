@@ -15,7 +15,10 @@ from fsspec.implementations.local import LocalFileSystem
 from s3fs import S3FileSystem
 
 from mixer_dist.errors import StorageError
+from mixer_dist.storage.disk import partial_writes_on_disk
+from mixer_dist.storage.partial_writes import PartialWrite
 from mixer_dist.storage.ranges import UNKNOWN, Found, from_disk, range_reader, size_on_s3
+from mixer_dist.storage.uploads import abort_on_s3, uploads_on_s3
 
 LONGEST_STALL_S = 15.0
 MIN_BYTES_PER_S = 100_000  # a read that is slower is given up, and tried on a new connection
@@ -60,6 +63,21 @@ class Request:
             return getattr(self.fs, method)(self.path, **arguments)
         answering = getattr(self.fs, f"_{method}")(self.path, **arguments)
         return self._wait(answering, self.deadline_s)
+
+    def partial_writes(self) -> list[PartialWrite]:
+        """What unfinished writes have left below the path."""
+        if isinstance(self.fs, LocalFileSystem):
+            return list(partial_writes_on_disk(self.path))
+        if isinstance(self.fs, S3FileSystem):
+            return self._wait(uploads_on_s3(self.fs, self.path), self.deadline_s)
+        return []
+
+    def discard(self, partial: PartialWrite) -> None:
+        """Remove what an unfinished write to the path has left."""
+        if partial.upload_id:
+            self._wait(abort_on_s3(self.fs, self.path, partial.upload_id), self.deadline_s)
+        else:
+            self.ask("rm_file")
 
     def _wait(self, answering: Coroutine[Any, Any, T], limit_s: float) -> T:
         """A result from the event loop's thread; StorageError when it is no longer wanted."""

@@ -1,5 +1,6 @@
 """From a configuration to a model and to the engine that trains it."""
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -17,12 +18,13 @@ def model_dimensions(config: ModelConfig) -> dict[str, Any]:
     """The arguments of MlpMixer."""
     sizes = config.dimensions()
     if config.variant:
-        sizes = {name: getattr(VARIANTS[config.variant], name) for name in sizes}
+        given = {name: size for name, size in sizes.items() if size is not None}
+        sizes = asdict(VARIANTS[config.variant]) | given
     return {**sizes, "image_size": config.image_size, "num_classes": config.num_classes}
 
 
 def build_model(config: RunConfig) -> MlpMixer:
-    """The model at step 0, on the CPU: a pure function of the configuration."""
+    """The model with its initial values, on the CPU: a pure function of the configuration."""
     model = empty_model(config.model).to_empty(device="cpu")
     initialize(model, config.seed, head_bias=config.model.head_bias)
     return model

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from mixer_dist import distributed
+from mixer_dist.checkpoint.gc import Retention
 from mixer_dist.checkpoint.layout import TrainingState
 from mixer_dist.checkpoint.save import Saved, Saver
 from mixer_dist.data.batch import Batch
@@ -33,6 +34,7 @@ class CheckpointSchedule:
             engine.shapes,
             list(engine.pieces()),
             before_commit=progress.flush_metrics,
+            after_commit=Retention(run.storage, run.run_dir, run.config.checkpoint).retain,
         )
         self._is_due = False
 

@@ -1,20 +1,45 @@
 """A run in sentences: what the configuration comes to, before anything is done."""
 
+from collections.abc import Sequence
 from math import prod
 
+from mixer_dist.checkpoint.layout import TrainingState
 from mixer_dist.config import RunConfig
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.data.stream import micro_batch_shape
 from mixer_dist.models.mixer import num_multiply_adds
+from mixer_dist.run_dir import Change
 from mixer_dist.train.build import empty_model, model_dimensions
+from mixer_dist.train.changes import in_words
+from mixer_dist.train.optim import scheduled_rate
 
 STATE_BYTES = 12  # a parameter: fp32 weight and two moments
 
+NOTHING_DONE = TrainingState(step=0, num_updates=0, position=0)
 
-def describe(config: RunConfig, world_size: int, dataset: Dataset | None = None) -> list[str]:
+
+def describe(
+    config: RunConfig,
+    world_size: int,
+    dataset: Dataset | None = None,
+    done: TrainingState = NOTHING_DONE,
+) -> list[str]:
     """The model, the steps, the batch, the schedule and, where it is at hand, the data."""
-    lines = [_model(config), _steps(config), _batch(config, world_size), _schedule(config)]
-    return lines + ([_data(config, dataset)] if dataset else [])
+    lines = [_model(config), _steps(config, done), _batch(config, world_size), _schedule(config)]
+    if config.init_from:
+        lines.append(f"Weights: those of {config.init_from} at step 0, with moments of zero.")
+    return lines + ([_data(config, dataset, done)] if dataset else [])
+
+
+def describe_changes(changes: Sequence[Change], begun: RunConfig, config: RunConfig) -> str:
+    """What is changed from here on, and what that does to the learning rate."""
+    step = changes[0].step
+    new, old = (scheduled_rate(step, each.total_steps, each.optimizer) for each in (config, begun))
+    return (
+        f"Changed after step {step:,}: {'; '.join(map(in_words, changes))}. The learning rate is "
+        f"a function of the step and these values, whatever came before: {new:.3g} at step "
+        f"{step + 1:,}, where the old values gave {old:.3g}."
+    )
 
 
 def num_parameters(config: RunConfig) -> int:
@@ -34,11 +59,18 @@ def _model(config: RunConfig) -> str:
     )
 
 
-def _steps(config: RunConfig) -> str:
-    images = config.total_steps * config.global_batch_size
+def _num_images(config: RunConfig, done: TrainingState) -> int:
+    """Images of the whole run, whose first steps may have had another batch size."""
+    return done.position + (config.total_steps - done.step) * config.global_batch_size
+
+
+def _steps(config: RunConfig, done: TrainingState) -> str:
+    is_changed = done.position != done.step * config.global_batch_size
+    which = f", the last {config.total_steps - done.step:,}" if is_changed else ""
     return (
-        f"Steps: {config.total_steps:,} steps of {config.global_batch_size:,} images are "
-        f"{images:,} images; a checkpoint every {config.checkpoint.every_steps:,} steps."
+        f"Steps: {config.total_steps:,} steps{which} of {config.global_batch_size:,} images are "
+        f"{_num_images(config, done):,} images; "
+        f"a checkpoint every {config.checkpoint.every_steps:,} steps."
     )
 
 
@@ -62,8 +94,8 @@ def _schedule(config: RunConfig) -> str:
     )
 
 
-def _data(config: RunConfig, dataset: Dataset) -> str:
-    epochs = config.total_steps * config.global_batch_size / dataset.num_samples
+def _data(config: RunConfig, dataset: Dataset, done: TrainingState) -> str:
+    epochs = _num_images(config, done) / dataset.num_samples
     shards = "1 shard" if len(dataset.parts) == 1 else f"{len(dataset.parts):,} shards"
     return (
         f"Data: {dataset.num_samples:,} images in {shards} ({dataset.num_bytes / 1e6:,.1f} MB); "

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 
 from mixer_dist import distributed
@@ -12,7 +12,7 @@ from mixer_dist.data.batch import Batch
 from mixer_dist.data.order import Window
 from mixer_dist.data.stream import Cursor, Share, TrainStream, micro_batch_shape
 from mixer_dist.models.mixer import depth_rates
-from mixer_dist.train.build import build_engine, build_model, model_dimensions
+from mixer_dist.train.build import build_engine, model_dimensions
 from mixer_dist.train.checkpoint_schedule import CheckpointSchedule
 from mixer_dist.train.description import describe
 from mixer_dist.train.engine import Engine
@@ -23,16 +23,20 @@ from mixer_dist.train.start import Run, start_run
 logger = logging.getLogger(__name__)
 
 
-def pretrain(config: RunConfig) -> None:
-    """Train until total_steps are done, from the newest checkpoint on. All ranks must call this."""
+def pretrain(config: RunConfig, may_change: Sequence[str] = ()) -> None:
+    """Train until total_steps are done, from the newest checkpoint on. All ranks must call this.
+
+    `may_change` names what may differ from the run as it was trained so far.
+    """
     with distributed.connected(config.engine.timeout_s), distributed.peers_watched():
-        run = start_run(config)
-        for sentence in describe(run.config, distributed.world_size(), run.dataset):
+        run = start_run(config, may_change)
+        world_size = distributed.world_size()
+        for sentence in describe(run.config, world_size, run.dataset, run.state):
             logger.info(sentence)
         if run.state.step >= run.config.total_steps:
             logger.info("All %d steps are done already.", run.config.total_steps)
             return
-        engine = build_engine(run.config, build_model(run.config))
+        engine = build_engine(run.config, run.model)
         if run.checkpoint:
             load_pieces(run.storage, run.checkpoint, engine.pieces())
             engine.refresh(run.state.num_updates)

@@ -2,28 +2,28 @@
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mixer_dist import distributed
+from mixer_dist.checkpoint.catalog import Checkpoint
 from mixer_dist.checkpoint.layout import TrainingState
-from mixer_dist.checkpoint.restore import Checkpoint, check_same_model, newest_verified
+from mixer_dist.checkpoint.restore import check_same_model, newest_verified
 from mixer_dist.config import RunConfig
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.data.run_data import resolve_order, sample_order, training_data
 from mixer_dist.data.stream import user_stage
 from mixer_dist.errors import ConfigError
+from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt, write_attempt
 from mixer_dist.storage import Storage
-from mixer_dist.train.build import check_engine, empty_model
+from mixer_dist.train.build import build_model, check_engine, empty_model
+from mixer_dist.train.changes import changes_since, check_allowed, in_words, keeping_order
+from mixer_dist.train.description import NOTHING_DONE, describe_changes
+from mixer_dist.train.init_from import first_model
 
-FREE_TO_CHANGE = (
-    "run_dir", "micro_batch_size", "max_consecutive_skips", "engine", "checkpoint", "logging",
-    "storage", "evals", "data.train", "data.num_threads", "data.prefetch_batches",
-    "data.max_bad_fraction",
-)  # fmt: skip
-"""What decides how a run is carried out, not what it is; the data are compared by content."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,40 +38,33 @@ class Run:
     attempt: Attempt
     checkpoint: Checkpoint | None
     state: TrainingState
+    model: MlpMixer
+    """At step 0, on the CPU; the engine takes it over."""
 
 
-def start_run(config: RunConfig) -> Run:
+def start_run(config: RunConfig, may_change: Sequence[str] = ()) -> Run:
     """Check everything that can be refused, then record the attempt. All ranks must call this."""
     storage, run_dir = Storage(config.storage), RunDir(config.run_dir)
-    resolved = distributed.on_main(lambda: _checked(config, storage, run_dir))
-    config = RunConfig.model_validate(resolved)
-    dataset = training_data(config, storage)
+    distributed.on_main(lambda: _check_inputs(config, storage))
     checkpoint = newest_verified(storage, run_dir)
-    state = checkpoint.manifest.state if checkpoint else TrainingState(
-        step=0, num_updates=0, position=0
-    )  # fmt: skip
-    recorded = distributed.on_main(
-        lambda: _record_attempt(config, storage, run_dir, dataset.fingerprint, checkpoint, state)
+    # Once there is a checkpoint, init_from is no longer read: its values would be overwritten.
+    model, sha256 = (build_model(config), None) if checkpoint else first_model(config, storage)
+    attempt = Attempt.model_validate(
+        distributed.on_main(
+            lambda: _begin(config, may_change, storage, run_dir, checkpoint, sha256)
+        )
     )
-    attempt = Attempt.model_validate(recorded)
-    return Run(config, storage, run_dir, dataset, attempt, checkpoint, state)
+    dataset = training_data(attempt.config, storage)
+    state = state_of(checkpoint)
+    return Run(attempt.config, storage, run_dir, dataset, attempt, checkpoint, state, model)
 
 
-def _checked(config: RunConfig, storage: Storage, run_dir: RunDir) -> dict[str, Any]:
-    """The resolved configuration as plain data, once nothing speaks against it."""
+def _check_inputs(config: RunConfig, storage: Storage) -> None:
+    """Refuse what cannot work, whatever the run directory holds."""
     check_engine(config, distributed.world_size())
-    dataset = training_data(config, storage)
-    _check_classes(config, dataset)
+    _check_classes(config, training_data(config, storage))
     for name in config.data.stages:
         user_stage(name)
-    numbers = attempt_numbers(storage, run_dir)
-    if numbers:
-        config = as_begun(config, dataset, read_attempt(storage, run_dir, numbers[-1]))
-    sample_order(config, dataset)
-    storage.check_writable(run_dir.url)
-    order = resolve_order(config, dataset)
-    data = config.data.model_copy(update={"order": order})
-    return config.model_copy(update={"data": data}).model_dump(mode="json")
 
 
 def _check_classes(config: RunConfig, dataset: Dataset) -> None:
@@ -82,61 +75,81 @@ def _check_classes(config: RunConfig, dataset: Dataset) -> None:
         )
 
 
-def as_begun(config: RunConfig, dataset: Dataset, last: Attempt) -> RunConfig:
-    """The configuration with the order the run began with; ConfigError at a forbidden change."""
-    given = {k: v for k, v in config.data.order.model_dump().items() if v is not None}
-    order = last.config.data.order.model_copy(update=given)
-    data = config.data.model_copy(update={"order": order})
-    config = config.model_copy(update={"data": data})
-    changes = list(_changes(last.config.model_dump(mode="json"), config.model_dump(mode="json")))
-    if dataset.fingerprint != last.dataset:
-        changes.append("the content of data.train")
-    if changes:
-        raise ConfigError(
-            f"{config.run_dir} holds a run that began otherwise: {'; '.join(changes)}. "
-            "Give it the old values, or choose another run_dir"
-        )
-    return config
-
-
-def _changes(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """Lines `key: old -> new` for what differs and is not free to change."""
-    if path in FREE_TO_CHANGE or old == new:
-        return
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            yield from _changes(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    else:
-        yield f"{path}: {old} -> {new}"
-
-
-def _record_attempt(
+def _begin(
     config: RunConfig,
+    may_change: Sequence[str],
     storage: Storage,
     run_dir: RunDir,
-    fingerprint: str,
     checkpoint: Checkpoint | None,
-    state: TrainingState,
+    init_from_hash: str | None,
 ) -> dict[str, Any]:
-    shapes = {fqn: tuple(p.shape) for fqn, p in empty_model(config.model).named_parameters()}
-    if checkpoint:
-        check_same_model(checkpoint, shapes)
+    """The attempt as plain data, recorded once nothing speaks against it."""
+    dataset, state = training_data(config, storage), state_of(checkpoint)
+    begun = _binding_attempt(storage, run_dir, checkpoint)
+    config = _resolved(config, begun, dataset)
+    changes = changes_since(begun, config, dataset.fingerprint, state.step) if begun else []
+    check_allowed(changes, may_change, run_dir.url)
+    _check_state(config, dataset, checkpoint)
+    storage.check_writable(run_dir.url)
+    numbers = attempt_numbers(storage, run_dir)
     attempt = Attempt(
-        attempt=(attempt_numbers(storage, run_dir) or [0])[-1] + 1,
+        attempt=(numbers or [0])[-1] + 1,
         attempt_id=secrets.token_hex(8),
         resumed_from=state.step,
         position=state.position,
         skipped=state.skipped,
-        dataset=fingerprint,
+        changes=(*(begun.changes if begun else ()), *changes),
+        dataset=dataset.fingerprint,
+        init_from_hash=begun.init_from_hash if begun else init_from_hash,
         config=config,
     )
     write_attempt(storage, run_dir, attempt)
     _log_start(attempt, checkpoint)
+    if begun and changes:
+        logger.info(describe_changes(changes, begun.config, config))
+    if numbers and not begun:
+        _log_unbound(attempt, read_attempt(storage, run_dir, numbers[-1]))
     return attempt.model_dump(mode="json")
 
 
+def state_of(checkpoint: Checkpoint | None) -> TrainingState:
+    """Where a run stands that goes on from a checkpoint, or from none."""
+    return checkpoint.manifest.state if checkpoint else NOTHING_DONE
+
+
+def _binding_attempt(
+    storage: Storage, run_dir: RunDir, checkpoint: Checkpoint | None
+) -> Attempt | None:
+    """The attempt whose values hold until they are changed: the one that wrote the checkpoint.
+
+    None where no step is committed, and where the weights were imported.
+    """
+    number = checkpoint.manifest.attempt if checkpoint else 0
+    return read_attempt(storage, run_dir, number) if number else None
+
+
+def _resolved(config: RunConfig, begun: Attempt | None, dataset: Dataset) -> RunConfig:
+    """The configuration with the run's order, which the first start has chosen."""
+    config = keeping_order(config, begun.config) if begun else config
+    order = resolve_order(config, dataset)
+    return config.model_copy(update={"data": config.data.model_copy(update={"order": order})})
+
+
+def _check_state(config: RunConfig, dataset: Dataset, checkpoint: Checkpoint | None) -> None:
+    """ConfigError where the order cannot be, or the checkpoint does not fit."""
+    sample_order(config, dataset)
+    if checkpoint is None:
+        return
+    if config.total_steps < checkpoint.manifest.step:
+        raise ConfigError(
+            f"total_steps is {config.total_steps}, but {checkpoint.url} has "
+            f"{checkpoint.manifest.step} steps done: give at least as many"
+        )
+    shapes = {fqn: tuple(p.shape) for fqn, p in empty_model(config.model).named_parameters()}
+    check_same_model(checkpoint, shapes)
+
+
 def _log_start(attempt: Attempt, checkpoint: Checkpoint | None) -> None:
-    logger = logging.getLogger(__name__)
     if checkpoint is None:
         logger.info("Attempt %d begins at step 0.", attempt.attempt)
         return
@@ -146,3 +159,13 @@ def _log_start(attempt: Attempt, checkpoint: Checkpoint | None) -> None:
         attempt.attempt, checkpoint.url, checkpoint.manifest.step, written_by.engine,
         written_by.world_size,
     )  # fmt: skip
+
+
+def _log_unbound(attempt: Attempt, before: Attempt) -> None:
+    """Say what differs from an attempt of which nothing is left but its record."""
+    changes = changes_since(before, attempt.config, attempt.dataset, attempt.resumed_from)
+    if changes:
+        logger.warning(
+            "Attempt %d has saved no checkpoint, so its values do not bind this one: %s",
+            before.attempt, "; ".join(map(in_words, changes)),
+        )  # fmt: skip

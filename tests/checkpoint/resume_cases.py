@@ -30,9 +30,7 @@ def attempt_of(config: RunConfig, number: int) -> Attempt:
     )
 
 
-def train_and_save(
-    run_dir: str, engine: str, precision: str, end: int = END
-) -> list[float]:
+def train_and_save(run_dir: str, engine: str, precision: str, end: int = END) -> list[float]:
     """Train, save on the way, go on to the end; the losses after the save."""
     with distributed.connected(60):
         config = tiny_config(engine, precision)

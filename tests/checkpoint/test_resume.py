@@ -6,9 +6,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from mixer_dist.checkpoint.catalog import list_checkpoints, read_checkpoint
 from mixer_dist.checkpoint.layout import sealed, unsealed
 from mixer_dist.checkpoint.load import full_tensors
-from mixer_dist.checkpoint.restore import list_checkpoints, read_checkpoint, verified
+from mixer_dist.checkpoint.restore import newest_verified, verified
 from mixer_dist.errors import CheckpointError
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
@@ -117,7 +118,7 @@ def test_a_folder_without_manifest_is_no_checkpoint(checkpoint_url, tmp_path):
     found, problems = list_checkpoints(storage, RunDir(str(tmp_path / "run")))
     assert not found
     assert len(problems) == 1
-    assert "no manifest.json" in problems[0]
+    assert "no manifest.json" in str(problems[0])
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,6 @@ def test_a_folder_without_manifest_is_no_checkpoint(checkpoint_url, tmp_path):
         lambda tree: tree["parameters"]["head.bias"].update(cuts=[0, 4]),
         lambda tree: tree["parameters"]["head.bias"].update(cuts=[0, 8, 4, 10]),
         lambda tree: tree["files"][0].update(name="../../evil.safetensors"),
-        lambda tree: tree.update(version=2),
         lambda tree: tree.pop("position"),
     ],
 )
@@ -137,6 +137,16 @@ def test_a_manifest_that_cannot_be_right_is_refused(checkpoint_url, damage):
     storage.write(url, sealed(json.dumps(tree).encode()))
     with pytest.raises(CheckpointError, match="damaged manifest"):
         read_checkpoint(storage, checkpoint_url)
+
+
+def test_a_run_whose_only_checkpoint_is_damaged_does_not_begin_anew(checkpoint_url, tmp_path):
+    """Its steps may yet be mended, and would be overwritten."""
+    storage, run_dir = Storage(), RunDir(str(tmp_path / "run"))
+    assert newest_verified(storage, run_dir)
+    manifest = storage.read(f"{checkpoint_url}/manifest.json")
+    storage.write(f"{checkpoint_url}/manifest.json", manifest.replace(b'"step":6', b'"step":7'))
+    with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
+        newest_verified(storage, run_dir)
 
 
 def test_a_superseded_trainer_commits_nothing(ranks, tmp_path):

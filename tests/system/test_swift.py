@@ -8,6 +8,7 @@ from mixer_dist.config import StorageConfig
 from mixer_dist.errors import AccessError, MissingError, StorageError
 from mixer_dist.storage import Storage
 from tests.swift import Swift, serve_swift
+from tests.unfinished_uploads import begin_upload
 
 CONTENT = bytes(range(256)) * 40
 
@@ -75,3 +76,16 @@ def test_the_server_ends_with_its_context_also_after_an_error(credentials, tmp_p
         assert len(psutil.Process().children()) == len(before) + 4
         raise RuntimeError("in the middle")
     assert psutil.Process().children() == before
+
+
+def test_unfinished_uploads_are_found_below_a_folder_and_dropped(swift, storage):
+    bucket = swift.new_bucket()
+    for name in ("run/deep/file", "run2/file"):
+        begin_upload(storage, f"{bucket}/{name}")
+    (found,) = storage.partial_writes(f"{bucket}/run")
+    assert found.url == f"{bucket}/run/deep/file"
+    assert -60 < found.age_s < 60
+    for _ in range(2):
+        storage.discard(found)
+    assert storage.partial_writes(f"{bucket}/run") == []
+    assert len(storage.partial_writes(bucket)) == 1

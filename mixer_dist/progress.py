@@ -18,7 +18,13 @@ class Progress:
 
     def __init__(self, total: int | None, unit: str = "images") -> None:
         is_terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, unit=f" {unit}", disable=not is_terminal, leave=False)
+        self._bar = tqdm(
+            total=total,
+            unit=f" {unit}",
+            unit_scale=unit == "bytes",
+            disable=not is_terminal,
+            leave=False,
+        )
         self._total = total
         self._unit = unit
         self._done = self._num_before = 0
