@@ -17,7 +17,7 @@ from benchmarks.checkpoint_damage import (
 )
 from benchmarks.checkpoint_restores import NAMED, OTHER, outcome_of
 from benchmarks.file_damage import flipped
-from mixer_dist.checkpoint import load, restore
+from mixer_dist.checkpoint import catalog, load
 from mixer_dist.checkpoint.layout import MANIFEST_NAME
 
 NUM_DAMAGES = 150
@@ -58,7 +58,7 @@ def unchecked(data: bytes) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "module", "function", "without"),
     [
-        (BEFORE, restore, "unsealed", unchecked),
+        (BEFORE, catalog, "unsealed", unchecked),
         (WHOLE, load, "crc32", lambda _: ANY),
     ],
 )
