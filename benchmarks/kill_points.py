@@ -127,9 +127,9 @@ def watch_training(killer: Killer) -> None:
     """Note the steps that are done."""
     start_run, step_done = pretrain.start_run, CheckpointSchedule.step_done
 
-    def started(config: RunConfig) -> Any:
+    def started(*args: Any) -> Any:
         killer.began()
-        return start_run(config)
+        return start_run(*args)
 
     def done(self: CheckpointSchedule, batch: Batch) -> None:
         killer.note("trained", batch.step + 1)

@@ -148,7 +148,7 @@ def kill_runs(
             trial = series.train(ranks, *planned[0])
             tally.add(place, trial)
             is_over = not trial.was_killed
-            if not is_over:
+            if trial.was_killed or trial.problems:
                 planned.pop(0)
                 progress.update()
         if not is_over:
