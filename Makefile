@@ -3,18 +3,29 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint clean
+SLURM := munge slurmctld slurmd slurm-client
+
+.PHONY: quickstart test lint slurm clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python launchers/quickstart.py
 
-test: lint
+test: lint slurm
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# For tests/launchers/test_dev_cluster.py, which is skipped where Slurm is not installed.
+slurm:
+	@PATH="$$PATH:/usr/sbin"; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get && \
+	    ! (command -v munged && command -v slurmctld && command -v slurmd && command -v srun); then \
+	  apt-get update --quiet && apt-get install --quiet -y --no-install-recommends $(SLURM) || \
+	  echo "Slurm could not be installed: its tests will be skipped" >&2; \
+	fi >/dev/null
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -200,8 +200,8 @@ class CheckpointConfig(Section):
     every_steps: PositiveInt = 1000
     timeout_s: PositiveFloat = 1800.0
     """A save that takes longer is given up, and tried again at the next interval."""
-    grace_s: NonNegativeFloat = 30.0
-    """How long a save under way may still take when the run ends early."""
+    grace_s: NonNegativeFloat = 240.0
+    """How long a save may still take when the run ends early."""
     keep_last: PositiveInt | None = None
     """How many of the newest checkpoints are kept; null keeps all."""
     keep_every: PositiveInt | None = None

@@ -210,6 +210,30 @@ def sum_words(words: Sequence[int]) -> list[int]:
     ]
 
 
+class Vote:
+    """Whether any rank said yes: the answer comes with the next question, so that nobody waits."""
+
+    def __init__(self) -> None:
+        self._flag = torch.zeros(1, dtype=torch.int32)
+        self._under_way: dist.Work | None = None
+
+    def ask(self, mine: bool) -> bool:
+        """The answer to the question before this one. All ranks must call this."""
+        if world_size() == 1:
+            return mine
+        answer = self.last()
+        self._flag.fill_(int(mine))
+        self._under_way = dist.all_reduce(self._flag, dist.ReduceOp.MAX, async_op=True)
+        return answer
+
+    def last(self) -> bool:
+        """The answer to the last question, waited for."""
+        if self._under_way is not None:
+            self._under_way.wait()
+        self._under_way = None
+        return bool(self._flag.item())
+
+
 def barrier() -> None:
     """Wait for every rank. All ranks must call this."""
     _reduced(torch.zeros(1))

@@ -10,6 +10,7 @@ MixerError                 1  failed while running
 ├── CheckpointError           a checkpoint is damaged or cannot be written
 │   └── SupersededError    3  another trainer has taken the run over
 ├── NumericsError             the loss stayed non-finite
+├── PreemptedError        75  asked to stop: the same command goes on
 └── PeerError                 another rank failed and has said why
 """
 
@@ -74,6 +75,12 @@ class SupersededError(CheckpointError):
 
 class NumericsError(MixerError):
     """Too many steps in a row had a non-finite gradient."""
+
+
+class PreemptedError(MixerError):
+    """A signal asked the run to stop; to be started again, as a launcher does by itself."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class PeerError(MixerError):

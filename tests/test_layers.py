@@ -10,7 +10,7 @@ LAYERS = [
     {"yaml_tree", "sections"},
     {"config"},
     {"distributed"},
-    {"storage", "logs", "progress"},
+    {"storage", "logs", "progress", "stop_requests"},
     {"run_dir"},
     {"metrics"},
     {"models", "data"},

@@ -1,4 +1,4 @@
-"""Saving beside training: a host copy at once; files, hashes and the commit in the background.
+"""Saving beside training: the host copy before the next update, all else in the background.
 
 Each rank writes its pieces, then rank 0 commits by writing the manifest. One save at a time.
 """
@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mixer_dist import distributed
@@ -31,6 +31,7 @@ from mixer_dist.run_dir import Attempt, RunDir, check_not_superseded
 from mixer_dist.storage import Storage, join
 
 ABANDON_S = 5.0  # for a save that was told to stop
+POLL_S = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +42,10 @@ class Saved:
 
     step: int
     url: str
-    stall_s: float
-    """How long training stood still for it."""
     seconds: float
-    """From then on until the commit."""
+    """Until the commit."""
+    stall_s: float = 0.0
+    """How long training stood still for it."""
 
 
 class Saver:
@@ -73,6 +74,7 @@ class Saver:
         self._after_commit = after_commit
         self._group = distributed.background_group(attempt.config.checkpoint.timeout_s)
         self._under_way: Future[Saved] | None = None
+        self._stall_s = 0.0
 
     @property
     def is_busy(self) -> bool:
@@ -80,12 +82,22 @@ class Saver:
         return self._under_way is not None
 
     def start(self, pieces: Sequence[Piece], state: TrainingState) -> None:
-        """Copy the pieces, and have them saved while training goes on. All ranks must call this."""
+        """Have the pieces saved as they are now, while training goes on. All ranks must call this.
+
+        Before they change, `settle` has to be called.
+        """
         assert not self.is_busy, "one save at a time: its copy is the memory of the next"
         began = time.monotonic()
-        copied = self._snapshot.take(pieces)
-        stall_s = time.monotonic() - began
-        self._under_way = _in_thread(lambda: self._save(copied, state, stall_s))
+        self._snapshot.begin(pieces)
+        self._under_way = _in_thread(lambda: self._save(state, began))
+        self._stall_s = time.monotonic() - began
+
+    def settle(self) -> None:
+        """Let the copy come to its end, before the pieces change."""
+        if self._under_way:
+            began = time.monotonic()
+            self._snapshot.settle()
+            self._stall_s += time.monotonic() - began
 
     def poll(self) -> Saved | None:
         """What the save under way came to, None as long as it is; CheckpointError."""
@@ -97,18 +109,29 @@ class Saver:
         under_way = self._under_way
         wait([under_way])
         self._under_way = None
-        return under_way.result()
+        return replace(under_way.result(), stall_s=self._stall_s)
 
-    def close(self, grace_s: float) -> None:
-        """Let the save under way end within some seconds, else abandon it: nothing is committed."""
-        if self._under_way and not wait([self._under_way], grace_s).done:
+    def ends_within(self, seconds: float, is_urgent: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for the save under way that long, and no longer than nothing is urgent."""
+        give_up = time.monotonic() + seconds
+        while self._under_way and not self._under_way.done():
+            left_s = give_up - time.monotonic()
+            if left_s <= 0 or is_urgent():
+                return False
+            wait([self._under_way], min(left_s, POLL_S))
+        return True
+
+    def abandon(self) -> None:
+        """Drop the save under way: it commits nothing."""
+        if self._under_way:
             self._storage.stop()
             wait([self._under_way], ABANDON_S)
-            logger.warning("The save under way did not end within %g s: abandoned.", grace_s)
+            self._under_way = None
+            logger.warning("The save under way did not end in time: abandoned.")
 
-    def _save(self, pieces: Sequence[Piece], state: TrainingState, stall_s: float) -> Saved:
-        began = time.monotonic()
+    def _save(self, state: TrainingState, began: float) -> Saved:
         url = self._run_dir.checkpoint(state.step)
+        pieces = self._snapshot.copied()
         try:
             reports = distributed.on_all(lambda: self._write_mine(url, pieces), self._group)
             distributed.on_main(lambda: self._commit(url, reports, state), self._group)
@@ -118,7 +141,7 @@ class Saver:
             raise CheckpointError(str(error)) from error
         except RuntimeError as error:  # of the collective: a rank is gone, or too late
             raise CheckpointError(f"a rank was lost: {str(error).splitlines()[0]}") from error
-        saved = Saved(state.step, url, stall_s, time.monotonic() - began)
+        saved = Saved(state.step, url, time.monotonic() - began)
         if distributed.is_main():
             self._after_commit()
         return saved

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 EXIT_CODES = """\
 exit codes:
   0 done    1 failed while running    2 refused before any work    130 interrupted
+  3 superseded by a newer start    75 stopped by a signal: the same command goes on
 """
 
 

@@ -1,4 +1,4 @@
-"""Actions on checkpoints: list, verify, keep and remove them; export and import weights."""
+"""Actions on checkpoints: list, verify, keep, remove and reshard them; weights in and out."""
 
 import argparse
 import json
@@ -14,11 +14,19 @@ def add_checkpoint(verbs: Any) -> None:
     """The verb `checkpoint` and its actions."""
     parser = verbs.add_parser(
         "checkpoint",
-        help="list, verify, keep, remove, export and import checkpoints",
-        description="List, verify, keep, remove, export and import checkpoints.",
+        help="list, verify, keep, remove, reshard, export and import checkpoints",
+        description="List, verify, keep, remove, reshard, export and import checkpoints.",
     )
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
     add_retention(actions)
+    reshard = add_verb(
+        actions, "reshard", _checkpoint_reshard, "the same checkpoint in another number of files",
+        "mixer-dist checkpoint reshard runs/h14/checkpoints/step-00010000 step-00010000 --files 8",
+    )  # fmt: skip
+    reshard.add_argument("checkpoint", metavar="CHECKPOINT")
+    reshard.add_argument("out", metavar="OUT", help="a folder or URL that holds no checkpoint")
+    reshard.add_argument("--files", metavar="N", type=int, required=True, help="of equal size")
+    reshard.add_argument("--json", action="store_true", help="print the result as JSON")
     export = add_verb(
         actions, "export", _checkpoint_export,
         "weights to one file: the official .npz, or .safetensors in our names or timm's",
@@ -41,6 +49,16 @@ def add_checkpoint(verbs: Any) -> None:
     import_.add_argument("--json", action="store_true", help="print the result as JSON")
     for action in actions.choices.values():
         add_storage_arguments(action)
+
+
+def _checkpoint_reshard(arguments: argparse.Namespace) -> None:
+    from mixer_dist.checkpoint.reshard import reshard
+
+    manifest = reshard(storage_of(arguments), arguments.checkpoint, arguments.out, arguments.files)
+    num_bytes = sum(entry.num_bytes for entry in manifest.files)
+    result = {"step": manifest.step, "num_files": len(manifest.files), "num_bytes": num_bytes}
+    line = f"wrote {arguments.out}: {len(manifest.files)} files, {num_bytes:,} bytes"
+    print(json.dumps(result) if arguments.json else line)
 
 
 def _checkpoint_export(arguments: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixer_dist.cli.arguments import add_config, add_verb, config_of, is_printed
 from mixer_dist.errors import RefusedError
+from mixer_dist.stop_requests import StopRequests
 
 if TYPE_CHECKING:
     from mixer_dist.config import RunConfig
@@ -61,20 +62,27 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     config = config_of(arguments)
     if is_printed(arguments, config):
         return
-    from mixer_dist import distributed
-    from mixer_dist.train.build import check_engine
     from mixer_dist.train.changes import check_named
-    from mixer_dist.train.description import describe
-    from mixer_dist.train.pretrain import pretrain
 
     check_named(arguments.change)
     if arguments.dry_run:
-        world_size = arguments.world_size or distributed.world_size()
-        check_engine(config, world_size)
-        print("\n".join(describe(config, world_size)))
+        _describe(config, arguments.world_size)
         return
-    _begin(config)
-    pretrain(config, arguments.change)
+    with StopRequests() as stop_requests:  # before the imports, which take seconds
+        from mixer_dist.train.pretrain import pretrain
+
+        _begin(config)
+        pretrain(config, arguments.change, stop_requests)
+
+
+def _describe(config: "RunConfig", world_size: int | None) -> None:
+    from mixer_dist import distributed
+    from mixer_dist.train.build import check_engine
+    from mixer_dist.train.description import describe
+
+    num_ranks = world_size or distributed.world_size()
+    check_engine(config, num_ranks)
+    print("\n".join(describe(config, num_ranks)))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -5,13 +5,15 @@ A save under way never holds the step up: the next one waits for the first step 
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from mixer_dist import distributed
 from mixer_dist.checkpoint.gc import Retention
 from mixer_dist.checkpoint.layout import TrainingState
 from mixer_dist.checkpoint.save import Saved, Saver
 from mixer_dist.data.batch import Batch
-from mixer_dist.errors import CheckpointError, SupersededError
+from mixer_dist.errors import CheckpointError, PeerError, PreemptedError, SupersededError
+from mixer_dist.stop_requests import StopRequests
 from mixer_dist.train.engine import Engine
 from mixer_dist.train.progress import Progress
 from mixer_dist.train.start import Run
@@ -36,7 +38,10 @@ class CheckpointSchedule:
             before_commit=progress.flush_metrics,
             after_commit=Retention(run.storage, run.run_dir, run.config.checkpoint).retain,
         )
+        engine.before_update = self._saver.settle
         self._is_due = False
+        self._newest_step = run.state.step
+        """Steps of the newest checkpoint that is committed or under way."""
 
     def step_done(self, batch: Batch) -> None:
         """Start a save where one is due and none is under way. All ranks must call this."""
@@ -54,9 +59,31 @@ class CheckpointSchedule:
         if self._saver.is_busy:
             self._tell(self._saver.wait())
 
+    def save_and_stop(self, batch: Batch, requests: StopRequests) -> None:
+        """Save once more, and end by PreemptedError, saved or not. All ranks must call this."""
+        is_urgent = partial(getattr, requests, "is_urgent")
+        if self._newest_step != batch.step + 1 and self._ends(is_urgent):
+            self._make_way()
+            self._start(batch)
+        if self._ends(is_urgent):
+            self._make_way()
+        else:
+            self._saver.abandon()
+        if distributed.is_main():
+            self._progress.events.write("preempt", step=batch.step + 1, signal=requests.last)
+            raise PreemptedError(
+                f"stopped after step {batch.step + 1} by {requests.last or 'a signal'}; the same "
+                "command goes on from the newest checkpoint"
+            )
+        raise PeerError("rank 0 has said why", PreemptedError.exit_code)
+
     def close(self) -> None:
         """End what is under way, within the grace time."""
-        self._saver.close(self._run.config.checkpoint.grace_s)
+        if not self._ends():
+            self._saver.abandon()
+
+    def _ends(self, is_urgent: Callable[[], bool] = lambda: False) -> bool:
+        return self._saver.ends_within(self._run.config.checkpoint.grace_s, is_urgent)
 
     def _start(self, batch: Batch) -> None:
         self._progress.report()
@@ -68,6 +95,7 @@ class CheckpointSchedule:
             num_bad_samples=self._progress.num_bad_samples,
         )
         self._saver.start(list(self._engine.pieces()), state)
+        self._newest_step = state.step
         self._is_due = False
 
     def _is_free(self, step: int) -> bool:
@@ -100,5 +128,5 @@ class CheckpointSchedule:
             )
             logger.info(
                 "saved %s in %.1f s, %.2f s of which training stood still",
-                saved.url, saved.stall_s + saved.seconds, saved.stall_s,
+                saved.url, saved.seconds, saved.stall_s,
             )  # fmt: skip

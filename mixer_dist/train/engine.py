@@ -1,6 +1,6 @@
 """What an engine is: the model and its training state, wherever they lie on the ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,6 +8,10 @@ from torch import Tensor
 
 from mixer_dist.checkpoint.pieces import Piece
 from mixer_dist.data.batch import Batch
+
+
+def do_nothing() -> None:
+    """What an engine does before an update, as long as nobody wants more."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,9 @@ class StepResult:
 
 class Engine(Protocol):
     """Trains a model on all ranks; every method but `pieces` is collective."""
+
+    before_update: Callable[[], None]
+    """Called in each step when all gradients are there, before weights and moments change."""
 
     def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
         """One update from the global batch, in micro-batches. All ranks must call this."""

@@ -12,6 +12,7 @@ from mixer_dist.data.batch import Batch
 from mixer_dist.data.order import Window
 from mixer_dist.data.stream import Cursor, Share, TrainStream, micro_batch_shape
 from mixer_dist.models.mixer import depth_rates
+from mixer_dist.stop_requests import StopRequests
 from mixer_dist.train.build import build_engine, model_dimensions
 from mixer_dist.train.checkpoint_schedule import CheckpointSchedule
 from mixer_dist.train.description import describe
@@ -23,10 +24,15 @@ from mixer_dist.train.start import Run, start_run
 logger = logging.getLogger(__name__)
 
 
-def pretrain(config: RunConfig, may_change: Sequence[str] = ()) -> None:
+def pretrain(
+    config: RunConfig,
+    may_change: Sequence[str] = (),
+    stop_requests: StopRequests | None = None,
+) -> None:
     """Train until total_steps are done, from the newest checkpoint on. All ranks must call this.
 
-    `may_change` names what may differ from the run as it was trained so far.
+    `may_change` names what may differ from the run as it was trained so far. PreemptedError once a
+    rank was asked to stop.
     """
     with distributed.connected(config.engine.timeout_s), distributed.peers_watched():
         run = start_run(config, may_change)
@@ -40,12 +46,12 @@ def pretrain(config: RunConfig, may_change: Sequence[str] = ()) -> None:
         if run.checkpoint:
             load_pieces(run.storage, run.checkpoint, engine.pieces())
             engine.refresh(run.state.num_updates)
-        train(run, engine)
+        train(run, engine, stop_requests or StopRequests())
 
 
-def train(run: Run, engine: Engine) -> None:
+def train(run: Run, engine: Engine, stop_requests: StopRequests) -> None:
     """The loop over batches. All ranks must call this."""
-    config, device = run.config, distributed.device()
+    config, device, vote = run.config, distributed.device(), distributed.Vote()
     with (
         closing(Progress(run)) as progress,
         closing(CheckpointSchedule(run, engine, progress)) as checkpoints,
@@ -59,6 +65,9 @@ def train(run: Run, engine: Engine) -> None:
             if step == config.total_steps or step % config.logging.every_steps == 0:
                 progress.report()
             checkpoints.step_done(batch)
+            if vote.ask(stop_requests.count > 0):
+                checkpoints.save_and_stop(batch, stop_requests)
+        vote.last()
         checkpoints.finish()
         progress.finish()
 

@@ -1,6 +1,6 @@
 """PyTorch's own sharding: single, ddp, fsdp and hsdp are mesh shapes of one fully_shard path."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ from mixer_dist.config import EngineConfig, RunConfig
 from mixer_dist.data.batch import Batch
 from mixer_dist.errors import ConfigError
 from mixer_dist.models.mixer import MlpMixer
-from mixer_dist.train.engine import StepResult
+from mixer_dist.train.engine import StepResult, do_nothing
 from mixer_dist.train.objective import summed_loss
 from mixer_dist.train.optim import build_adamw, create_moments
 
@@ -41,6 +41,7 @@ class TorchEngine:
     """fully_shard on a 2-D mesh, with fused AdamW on the shards."""
 
     def __init__(self, model: MlpMixer, config: RunConfig, micro_batch_size: int) -> None:
+        self.before_update: Callable[[], None] = do_nothing
         self._config = config
         self._micro_batch_size = micro_batch_size
         self._dtype = DTYPES[config.engine.precision]
@@ -55,6 +56,7 @@ class TorchEngine:
     def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
         """One update from the global batch, in micro-batches. All ranks must call this."""
         loss = self._accumulate_gradients(batch)
+        self.before_update()
         grad_norm = self._clip_gradients()
         update_skipped = (~torch.isfinite(grad_norm)).to(torch.float32)
         # Where this is 1 the fused kernel changes nothing; the host need not know.

@@ -1,6 +1,6 @@
 """DeepSpeed ZeRO 1, 2 and 3, driven so that it takes the very steps that torch_engine takes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from mixer_dist.checkpoint.pieces import Piece, pieces_of
 from mixer_dist.config import RunConfig
 from mixer_dist.data.batch import Batch
 from mixer_dist.models.mixer import MlpMixer
-from mixer_dist.train.engine import StepResult
+from mixer_dist.train.engine import StepResult, do_nothing
 from mixer_dist.train.objective import summed_loss
 from mixer_dist.train.optim import build_adamw, create_moments
 from mixer_dist.train.zero_state import FragmentState, PartitionState, ZeroState
@@ -56,6 +56,7 @@ class ZeroEngine:
         distributed.prepare_deepspeed()
         import deepspeed
 
+        self.before_update: Callable[[], None] = do_nothing
         self._config = config
         self._micro_batch_size = micro_batch_size
         self.shapes = {fqn: tuple(p.shape) for fqn, p in model.named_parameters()}
@@ -82,8 +83,12 @@ class ZeroEngine:
         for group in self._zero.param_groups:
             group["lr"] = learning_rate
         total = torch.zeros((), device=batch.images.device)
+        num_done = 0
         for micro in batch.micro_batches(self._micro_batch_size):
             total += self._backward(micro)
+            num_done += len(micro)
+            if num_done == len(batch):
+                self.before_update()
             self._engine.step()  # updates after the last micro-batch
         return StepResult(total, *self._norm_and_skip(total))
 

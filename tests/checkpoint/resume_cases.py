@@ -43,6 +43,7 @@ def train_and_save(run_dir: str, engine: str, precision: str, end: int = END) ->
         state = TrainingState(step=SAVED_AT, num_updates=trained.num_updates, position=position)
         pieces = list(trained.pieces())
         saver = Saver(storage, RunDir(run_dir), attempt, trained.shapes, pieces)
+        trained.before_update = saver.settle
         saver.start(pieces, state)
         losses = take_steps(trained, config, SAVED_AT, end)  # while it is being written
         saver.wait()

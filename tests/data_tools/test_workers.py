@@ -7,7 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from data_tools import progress, workers
+from data_tools import workers
+from mixer_dist import progress
 from mixer_dist.errors import StorageError
 
 

@@ -14,6 +14,7 @@ from mixer_dist.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "launchers").glob("*.sh"))
+PARTS = sorted((ROOT / "launchers" / "dev_cluster").glob("*.sh"))
 H14 = ROOT / "configs" / "pretrain_h14.yaml"
 TOOLS = ("bash", "cat", "dirname", "env", "head", "mkdir", "printf", "sed")
 MANIFEST = "s3://bucket/data/manifest.json"
@@ -63,7 +64,7 @@ def submission(project: Path, path: str, *arguments: str, **settings: str) -> li
     return result.stdout.splitlines()
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+@pytest.mark.parametrize("script", [*SCRIPTS, *PARTS], ids=lambda script: script.name)
 def test_bash_accepts_it(script):
     subprocess.run(["bash", "-n", script], check=True)
 

@@ -1,0 +1,37 @@
+"""Requests to stop, from a scheduler that preempts or a time limit that nears: noted, not obeyed.
+
+Python's own reaction would end the process between two arbitrary instructions.
+"""
+
+import signal
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+
+
+class StopRequests:
+    """Counts SIGUSR2 and SIGTERM while it is entered, in the main thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last = ""
+        """Name of the last signal."""
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequests":
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether a second one came: what is under way is to be dropped."""
+        return self.count > 1
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        self.last = signal.Signals(number).name
