@@ -30,7 +30,8 @@ from mixer_dist.train.checkpoint_schedule import CheckpointSchedule
 RANDOM = "random moment"
 COMMITTED = "manifest written"
 ON_ANY_RANK = (
-    "snapshot copied", "piece file begun", "piece file half written", "piece file written", RANDOM,
+    "snapshot begun", "snapshot copied", "piece file begun", "piece file half written",
+    "piece file written", RANDOM,
 )  # fmt: skip
 ON_MAIN = (
     "metrics half written", "manifest begun", "manifest half written", COMMITTED,
@@ -89,10 +90,10 @@ class Killer:
             timer.daemon = True
             timer.start()
 
-    def copied(self) -> None:
-        """The memory of a save is complete."""
+    def began_save(self) -> None:
+        """Another save is under way."""
         self._num_saves += 1
-        self.reached("snapshot copied")
+        self.reached("snapshot begun")
 
     def is_here(self, point: str) -> bool:
         """Whether the process has to end at this point."""
@@ -141,18 +142,23 @@ def watch_training(killer: Killer) -> None:
 
 def watch_saves(killer: Killer) -> None:
     """Note the saves that are started."""
-    start, take = Saver.start, Snapshot.take
+    start, begin, copied = Saver.start, Snapshot.begin, Snapshot.copied
 
     def started(self: Saver, pieces: Any, state: TrainingState) -> None:
         killer.note("started", state.step)
         start(self, pieces, state)
 
-    def taken(self: Snapshot, pieces: Any) -> Any:
-        copied = take(self, pieces)
-        killer.copied()
-        return copied
+    def begun(self: Snapshot, pieces: Any) -> None:
+        begin(self, pieces)
+        killer.began_save()
 
-    Saver.start, Snapshot.take = started, taken  # type: ignore[method-assign]
+    def finished(self: Snapshot) -> Any:
+        pieces = copied(self)
+        killer.reached("snapshot copied")
+        return pieces
+
+    Saver.start = started  # type: ignore[method-assign]
+    Snapshot.begin, Snapshot.copied = begun, finished  # type: ignore[method-assign]
 
 
 def watch_writes(killer: Killer) -> None:
