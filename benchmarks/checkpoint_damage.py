@@ -59,17 +59,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         counts = {
             name: damage_and_restore(subject, tqdm(seeds, name, mininterval=1), ALLOWED.get(name))
-            for name, subject in all_subjects(Path(folder)).items()
+            for name, subject in all_subjects(Path(folder), Ranks()).items()
         }
     for name, found in counts.items():
         print(f"\n## {name}\n\n{table(found)}")
     return int(any(missed(name, found) for name, found in counts.items()))
 
 
-def all_subjects(folder: Path) -> dict[str, Subject]:
+def all_subjects(folder: Path, ranks: Ranks) -> dict[str, Subject]:
     """A checkpoint of three files, restored in each way, and DCP's of the same tensors."""
     run_dir, step = str(folder / "run"), resume_cases.SAVED_AT
-    Ranks().run(3, resume_cases.train_and_save, run_dir, "zero2", "fp32", step)
+    ranks.run(3, resume_cases.train_and_save, run_dir, "zero2", "fp32", step)
     start, read_whole, read_in_part = our_subjects(run_dir, step)
     dcp = dcp_subject(folder / "dcp", stored_values(run_dir, step))
     return {BEFORE: start, WHOLE: read_whole, IN_PART: read_in_part, DCP: dcp}

@@ -16,10 +16,11 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from benchmarks.file_damage import Files, names_changed
 from benchmarks.mutations import HangError, deadline
+from mixer_dist.checkpoint.catalog import Checkpoint
 from mixer_dist.checkpoint.layout import MANIFEST_NAME
 from mixer_dist.checkpoint.load import read_pieces
 from mixer_dist.checkpoint.pieces import KINDS, Piece
-from mixer_dist.checkpoint.restore import Checkpoint, newest_verified, verified
+from mixer_dist.checkpoint.restore import newest_verified, verified
 from mixer_dist.errors import MissingError, MixerError
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage

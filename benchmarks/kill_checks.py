@@ -31,7 +31,8 @@ class Found:
 def find_checkpoints(fs: Any, run_dir: str) -> Found:
     """All of a run, by an fsspec file system and the run's path in it."""
     found = Found({}, set())
-    for folder in names(fs, f"{run_dir}/checkpoints"):
+    folders = (name for name in names(fs, f"{run_dir}/checkpoints") if name.startswith("step-"))
+    for folder in folders:
         step = int(folder.removeprefix("step-"))
         manifest = whole_manifest(fs, f"{run_dir}/checkpoints/{folder}")
         if manifest is None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import s3fs
 from aiohttp.http_writer import StreamWriter
 
+from mixer_dist.checkpoint.catalog import HINT_NAME
 from mixer_dist.checkpoint.layout import MANIFEST_NAME, TrainingState
 from mixer_dist.checkpoint.save import Saver
 from mixer_dist.checkpoint.snapshot import Snapshot
@@ -29,10 +30,12 @@ from mixer_dist.train.checkpoint_schedule import CheckpointSchedule
 RANDOM = "random moment"
 COMMITTED = "manifest written"
 ON_ANY_RANK = (
-    "snapshot copied", "piece file begun", "piece file half written", "piece file written", RANDOM,
+    "snapshot begun", "snapshot copied", "piece file begun", "piece file half written",
+    "piece file written", RANDOM,
 )  # fmt: skip
 ON_MAIN = (
     "metrics half written", "manifest begun", "manifest half written", COMMITTED,
+    "hint half written",
 )  # fmt: skip
 POINTS = (*ON_ANY_RANK, *ON_MAIN)
 PART_BYTES = 5 * 2**20  # of an upload in parts: the least that S3 takes
@@ -87,10 +90,10 @@ class Killer:
             timer.daemon = True
             timer.start()
 
-    def copied(self) -> None:
-        """The memory of a save is complete."""
+    def began_save(self) -> None:
+        """Another save is under way."""
         self._num_saves += 1
-        self.reached("snapshot copied")
+        self.reached("snapshot begun")
 
     def is_here(self, point: str) -> bool:
         """Whether the process has to end at this point."""
@@ -125,9 +128,9 @@ def watch_training(killer: Killer) -> None:
     """Note the steps that are done."""
     start_run, step_done = pretrain.start_run, CheckpointSchedule.step_done
 
-    def started(config: RunConfig) -> Any:
+    def started(*args: Any) -> Any:
         killer.began()
-        return start_run(config)
+        return start_run(*args)
 
     def done(self: CheckpointSchedule, batch: Batch) -> None:
         killer.note("trained", batch.step + 1)
@@ -139,18 +142,23 @@ def watch_training(killer: Killer) -> None:
 
 def watch_saves(killer: Killer) -> None:
     """Note the saves that are started."""
-    start, take = Saver.start, Snapshot.take
+    start, begin, copied = Saver.start, Snapshot.begin, Snapshot.copied
 
     def started(self: Saver, pieces: Any, state: TrainingState) -> None:
         killer.note("started", state.step)
         start(self, pieces, state)
 
-    def taken(self: Snapshot, pieces: Any) -> Any:
-        copied = take(self, pieces)
-        killer.copied()
-        return copied
+    def begun(self: Snapshot, pieces: Any) -> None:
+        begin(self, pieces)
+        killer.began_save()
 
-    Saver.start, Snapshot.take = started, taken  # type: ignore[method-assign]
+    def finished(self: Snapshot) -> Any:
+        pieces = copied(self)
+        killer.reached("snapshot copied")
+        return pieces
+
+    Saver.start = started  # type: ignore[method-assign]
+    Snapshot.begin, Snapshot.copied = begun, finished  # type: ignore[method-assign]
 
 
 def watch_writes(killer: Killer) -> None:
@@ -204,6 +212,8 @@ def kind_of(url: str) -> str:
         return "piece file"
     if url.endswith(f"/{MANIFEST_NAME}"):
         return "manifest"
+    if url.endswith(f"/{HINT_NAME}"):
+        return "hint"
     return "metrics" if "/metrics/" in url else "other"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.kill_checks import Found, find_checkpoints, starts
 from benchmarks.kill_points import FINISHED, Kill, pretrain_until_killed
-from benchmarks.rank_endings import KILLED, endings_of
+from benchmarks.rank_endings import HUNG, KILLED, endings_of
 from mixer_dist.checkpoint.restore import newest_verified
 from mixer_dist.config import RunConfig, StorageConfig
 from mixer_dist.errors import CheckpointError
@@ -23,6 +23,8 @@ WORLDS = (
 )  # fmt: skip
 EVERY_STEPS = 3
 TOTAL_STEPS = 45
+TIMEOUT_S = 30.0  # for a collective, as in a start where a rank is gone
+LOG_CHARACTERS = 4_000
 LEFT = WHOLE, TORN, NOTHING, NONE_STARTED = "whole", "torn", "nothing", "none started"
 
 World = tuple[str, int]
@@ -71,6 +73,7 @@ class Series:
 
     place: Place
     name: str
+    total_steps: int = TOTAL_STEPS
     newest: int = 0
     """Step of the newest whole checkpoint."""
     _committed: set[int] = field(default_factory=set)
@@ -85,11 +88,13 @@ class Series:
         """Start the run once more, and look at what the kill has left."""
         self._num_trials += 1
         journal = self.place.journals / f"{self.place.name}-{self.name}-{self._num_trials}"
-        config = run_config(self.place, self.run_dir.url, *world)
+        config = run_config(self, world[0])
         pulls_down = kill.rank if kill and kill.is_of_all else None
         endings = endings_of(
             ranks, world[1], pulls_down, pretrain_until_killed, config, kill, str(journal)
         )
+        if HUNG in endings:  # where its threads stand
+            endings.append(Path(f"{journal}.log").read_text()[-LOG_CHARACTERS:])
         return self._judged(kill, endings, read_journal(journal))
 
     def lines(self) -> list[Line]:
@@ -142,11 +147,11 @@ class Series:
         return problems
 
 
-def run_config(place: Place, run_dir: str, engine: str, world_size: int) -> RunConfig:
+def run_config(series: Series, engine: str) -> RunConfig:
     """A Mixer whose state of 13 MB goes to a bucket in several parts."""
     tree = {
-        "run_dir": run_dir,
-        "total_steps": TOTAL_STEPS,
+        "run_dir": series.run_dir.url,
+        "total_steps": series.total_steps,
         "global_batch_size": 12,
         "micro_batch_size": 4,
         "model": {
@@ -154,15 +159,15 @@ def run_config(place: Place, run_dir: str, engine: str, world_size: int) -> RunC
             "channels_mlp_dim": 2048, "image_size": 32, "num_classes": 10, "head_bias": -2.3,
             "stochastic_depth": 0.2,
         },
-        "data": {"train": [{"manifest": str(place.manifest)}], "num_threads": 1},
+        "data": {"train": [{"manifest": str(series.place.manifest)}], "num_threads": 1},
         "augment": {"mixup": 0.5},
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 5, "weight_decay": 0.1},
         "engine": {
-            "name": engine, "precision": "fp32", "timeout_s": 60.0,
+            "name": engine, "precision": "fp32", "timeout_s": TIMEOUT_S,
             "shard_ranks": 2 if engine == "hsdp" else None,
         },
-        "checkpoint": {"every_steps": EVERY_STEPS, "timeout_s": 60.0, "grace_s": 5.0},
-        "storage": {prefix: options.model_dump() for prefix, options in place.options.items()},
+        "checkpoint": {"every_steps": EVERY_STEPS, "timeout_s": TIMEOUT_S, "grace_s": 5.0},
+        "storage": {prefix: given.model_dump() for prefix, given in series.place.options.items()},
     }  # fmt: skip
     return parse(RunConfig, tree, "the benchmark")
 

@@ -9,6 +9,7 @@ from tests.ranks import Ranks, free_port
 
 HANG_S = 100.0
 KILLED = "killed"
+HUNG = "hung"
 
 
 def endings_of(
@@ -38,7 +39,7 @@ def ending(process: Any, pipe: Any) -> str:
     if process.is_alive():
         process.kill()
         process.join()
-        return "hung"
+        return HUNG
     if process.exitcode == -signal.SIGKILL:
         return KILLED
     try:

@@ -8,7 +8,8 @@ lost than the save under way. A run that has come to its end has to show the los
 nobody killed. Two thirds of the kills are of runs on a disk, one third of runs in OpenStack Swift;
 beside them kills of DeepSpeed's own save.
 
-Prints Markdown tables; ends with 1 where anything of that does not hold.
+Prints Markdown tables; ends with 1 where anything of that does not hold. Each kill is recorded in a
+file: the same command goes on where it was ended, and begins anew where that file is removed.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from tqdm import tqdm
@@ -28,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bar
 
 from benchmarks.deepspeed_kills import deepspeed_table
 from benchmarks.kill_points import ON_MAIN, POINTS, Kill
-from benchmarks.kill_trials import LEFT, TOTAL_STEPS, WORLDS, Place, Series, Trial, World
+from benchmarks.kill_tally import Tally
+from benchmarks.kill_trials import WORLDS, Place, Series, World
 from data_tools import sample_data, shard
 from mixer_dist.metrics import Line
 from mixer_dist.storage import Storage
@@ -39,42 +42,9 @@ NUM_KILLS = 300
 NUM_DEEPSPEED_KILLS = 10
 LONGEST_DELAY_S = 4.0  # until a random moment
 LAST_SAVE = 3  # of a trial at which it is killed, so that a run takes some ten kills
-BAR = 1e-5  # relative, of a loss
+RECORD = Path("runs/save_kills.jsonl")
+LAST_WORLD = ("single", 1)  # that brings a run to its end when all kills are done
 KEY = "test:key"
-
-
-class Tally:
-    """What all trials came to."""
-
-    def __init__(self) -> None:
-        self.trials: list[tuple[str, Trial]] = []
-        """With the name of the place."""
-        self.problems: list[str] = []
-        self.num_runs = 0
-        self.largest_difference = 0.0
-
-    def add(self, place: Place, trial: Trial) -> None:
-        """Count a start, and say at once what is wrong with it."""
-        if trial.was_killed:
-            self.trials.append((place.name, trial))
-        self._tell(f"{place.name}, {trial.kill}", trial.problems)
-
-    def compare(self, place: Place, lines: Sequence[Line], expected: Sequence[Line]) -> None:
-        """Judge a run that has come to its end."""
-        self.num_runs += 1
-        if [line["step"] for line in lines] != list(range(1, TOTAL_STEPS + 1)):
-            self._tell(place.name, ["the metrics do not hold each step once"])
-            return
-        pairs = list(zip(lines, expected, strict=True))
-        difference = max(abs(a["loss"] - b["loss"]) / b["loss"] for a, b in pairs)
-        self.largest_difference = max(self.largest_difference, difference)
-        if difference > BAR or any(a["batch_digest"] != b["batch_digest"] for a, b in pairs):
-            self._tell(place.name, [f"another run: losses differ by {difference:.1e}"])
-
-    def _tell(self, where: str, problems: Sequence[str]) -> None:
-        for problem in problems:
-            self.problems.append(f"{where}: {problem}")
-            tqdm.write(self.problems[-1], file=sys.stderr)
 
 
 def main() -> int:
@@ -84,15 +54,19 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=NUM_KILLS)
     parser.add_argument("--deepspeed-kills", type=int, default=NUM_DEEPSPEED_KILLS)
+    parser.add_argument(
+        "--record", type=Path, default=RECORD, help=f"what is done already (default: {RECORD})"
+    )
     arguments = parser.parse_args()
     logging.disable()  # of each checkpoint that is passed over
-    ranks, tally = Ranks(), Tally()
+    arguments.record.parent.mkdir(parents=True, exist_ok=True)
+    ranks, tally = Ranks(), Tally(arguments.record)
     with tempfile.TemporaryDirectory() as folder, places(Path(folder)) as (disk, swift):
         expected = untouched(disk, ranks)
         on_swift = arguments.kills // 3
         kill_runs(disk, ranks, arguments.kills - on_swift, expected, tally)
         kill_runs(swift, ranks, on_swift, expected, tally)
-        print_results(tally)
+        print(f"\n{tally.table()}\n")
         print(deepspeed_table(ranks, Path(folder), arguments.deepspeed_kills))
     return int(bool(tally.problems))
 
@@ -130,7 +104,7 @@ def disk_place(folder: Path, manifest: Path) -> Place:
 def untouched(place: Place, ranks: Ranks) -> list[Line]:
     """Metrics of a run that nobody killed."""
     series = Series(place, "untouched")
-    trial = series.train(ranks, ("single", 1))
+    trial = series.train(ranks, LAST_WORLD)
     if trial.problems:
         raise SystemExit("\n".join(trial.problems))
     return series.lines()
@@ -140,19 +114,23 @@ def kill_runs(
     place: Place, ranks: Ranks, num_kills: int, expected: Sequence[Line], tally: Tally
 ) -> None:
     """Kill one run after the other, each until it has come to its end."""
-    planned = list(plan(num_kills))
-    progress = tqdm(total=num_kills, desc=f"kills, {place.name}", mininterval=1)
-    while planned:
-        series, is_over = Series(place, f"run-{tally.num_runs}"), False
+    done = tally.num_kills(place)
+    planned = list(plan(num_kills))[done:]
+    progress = tqdm(total=num_kills, initial=done, desc=f"kills, {place.name}", mininterval=1)
+    for number in count(1):
+        if not planned:
+            break
+        series, is_over = Series(place, f"run-{number}"), False
         while planned and not is_over:
-            trial = series.train(ranks, *planned[0])
-            tally.add(place, trial)
+            world, kill = planned[0]
+            trial = series.train(ranks, world, kill)
+            tally.add(place, world, trial)
             is_over = not trial.was_killed
-            if not is_over:
+            if trial.was_killed or trial.problems:
                 planned.pop(0)
                 progress.update()
         if not is_over:
-            tally.add(place, series.train(ranks, ("single", 1)))
+            tally.add(place, LAST_WORLD, series.train(ranks, LAST_WORLD))
         tally.compare(place, series.lines(), expected)
     progress.close()
 
@@ -174,33 +152,6 @@ def plan(num_kills: int) -> Iterator[tuple[World, Kill]]:
                 is_of_all=rng.random() < 0.5,
             ),
         )
-
-
-def print_results(tally: Tally) -> None:
-    """The tables of our own saves."""
-    print(f"\n| point | kept on | kills | of all ranks | {' | '.join(LEFT)} "
-          "| wrong one chosen | saves lost, at most | steps done again, at most |")  # fmt: skip
-    print("|---|---" + "|---" * (5 + len(LEFT)) + "|")
-    names = sorted({name for name, _ in tally.trials})
-    for point in POINTS:
-        for name in names:
-            trials = [t for where, t in tally.trials if where == name and t.kill.point == point]
-            print_row(point, name, trials)
-    print_row("all", "both", [trial for _, trial in tally.trials])
-    print(f"\n{tally.num_runs} runs came to their end. Largest relative difference of a loss: "
-          f"{tally.largest_difference:.1e} (bar: {BAR:.0e}). "
-          f"Problems: {'; '.join(tally.problems) or 'none'}.\n")  # fmt: skip
-
-
-def print_row(point: str, name: str, trials: Sequence[Trial]) -> None:
-    """What some kills came to."""
-    num_all = sum(trial.kill is not None and trial.kill.is_of_all for trial in trials)
-    left = [sum(trial.last_save == state for trial in trials) for state in LEFT]
-    wrong = sum(trial.wrong_choices for trial in trials)
-    lost = max((trial.lost_saves for trial in trials), default=0)
-    again = max((trial.steps_again for trial in trials), default=0)
-    cells = [point, name, len(trials), num_all, *left, wrong, lost, again]
-    print(f"| {' | '.join(map(str, cells))} |")
 
 
 if __name__ == "__main__":
