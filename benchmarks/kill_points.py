@@ -18,11 +18,11 @@ from aiohttp.http_writer import StreamWriter
 
 from mixer_dist.checkpoint.catalog import HINT_NAME
 from mixer_dist.checkpoint.layout import MANIFEST_NAME, TrainingState
-from mixer_dist.checkpoint.save import Saver
+from mixer_dist.checkpoint.save import Saved, Saver
 from mixer_dist.checkpoint.snapshot import Snapshot
 from mixer_dist.config import RunConfig
 from mixer_dist.data.batch import Batch
-from mixer_dist.errors import MixerError
+from mixer_dist.errors import CheckpointError, MixerError
 from mixer_dist.storage import Storage
 from mixer_dist.train import pretrain
 from mixer_dist.train.checkpoint_schedule import CheckpointSchedule
@@ -82,6 +82,7 @@ class Killer:
         self._journal = journal
         self._num_saves = 0
         self.is_sending_half = False
+        self.has_lost_a_rank = False
 
     def began(self) -> None:
         """The run is about to start."""
@@ -142,11 +143,19 @@ def watch_training(killer: Killer) -> None:
 
 def watch_saves(killer: Killer) -> None:
     """Note the saves that are started."""
-    start, begin, copied = Saver.start, Snapshot.begin, Snapshot.copied
+    start, wait, begin, copied = Saver.start, Saver.wait, Snapshot.begin, Snapshot.copied
 
     def started(self: Saver, pieces: Any, state: TrainingState) -> None:
-        killer.note("started", state.step)
+        if not killer.has_lost_a_rank:  # else it has nobody to save with
+            killer.note("started", state.step)
         start(self, pieces, state)
+
+    def waited(self: Saver) -> Saved:
+        try:
+            return wait(self)
+        except CheckpointError:
+            killer.has_lost_a_rank = True
+            raise
 
     def begun(self: Snapshot, pieces: Any) -> None:
         begin(self, pieces)
@@ -157,7 +166,7 @@ def watch_saves(killer: Killer) -> None:
         killer.reached("snapshot copied")
         return pieces
 
-    Saver.start = started  # type: ignore[method-assign]
+    Saver.start, Saver.wait = started, waited  # type: ignore[method-assign]
     Snapshot.begin, Snapshot.copied = begun, finished  # type: ignore[method-assign]
 
 
