@@ -207,7 +207,7 @@ def test_a_frozen_node_stops_and_goes_on(four_nodes):
     assert four_nodes.call("freeze-node", "n3").returncode == 0
     assert process.status() == psutil.STATUS_STOPPED
     assert four_nodes.call("thaw-node", "n3").returncode == 0
-    assert process.status() == psutil.STATUS_SLEEPING
+    assert process.status() != psutil.STATUS_STOPPED
     four_nodes.slurm("scancel", job)
 
 
