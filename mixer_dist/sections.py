@@ -31,6 +31,17 @@ def _without_secret(url: str) -> str:
 
 
 Url = Annotated[str, Field(min_length=1), AfterValidator(_without_secret)]
+
+T = TypeVar("T")
+
+
+def not_empty(values: tuple[T, ...]) -> tuple[T, ...]:
+    """A validator; min_length would also complain where an entry has another fault."""
+    if not values:
+        raise ValueError("must have at least one entry")
+    return values
+
+
 """Where something lies; who may read it is said elsewhere."""
 
 

@@ -84,7 +84,9 @@ def weights_format(
     url: str, names: Literal["ours", "timm"] | None = None, dtype: str = "float32"
 ) -> WeightsFormat:
     """The format of a file to be written, by its suffix; ConfigError where there is none such."""
-    suffix = check_format(url)
+    suffix = PurePosixPath(url).suffix
+    if suffix not in FORMATS:
+        raise ConfigError(f"expected a file ending in {' or '.join(FORMATS)}, got {url!r}")
     if suffix == ".npz" and (names or dtype != "float32"):
         raise ConfigError(
             f"{url}: .npz holds the official names in float32; "

@@ -4,7 +4,9 @@ Verbs import what they need when they run, so that --help answers at once.
 """
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Sequence
 
 from mixer_dist import __version__
@@ -15,6 +17,7 @@ from mixer_dist.cli.runs import add_run_verbs
 from mixer_dist.errors import MixerError, PeerError
 
 INTERRUPTED = 130
+PEER_DELAY_S = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,14 +27,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.verb(arguments)
         return 0
     except PeerError as error:
+        time.sleep(PEER_DELAY_S)  # the first to end has torchrun end the one that tells why
         return error.exit_code
     except MixerError as error:
         print(f"mixer-dist: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("mixer-dist: interrupted; the same command goes on from the last checkpoint",
+        print("mixer-dist: interrupted; the same command does it again, and goes on with a run",
               file=sys.stderr)  # fmt: skip
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, else Python complains at its end
+        return 0
 
 
 def build_parser() -> Parser:

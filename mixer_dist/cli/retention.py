@@ -75,6 +75,8 @@ def _ls(arguments: argparse.Namespace) -> None:
     verify = partial(_damages, storage) if arguments.verify else None
     rows = list_rows(storage, RunDir(arguments.run_dir), verify)
     print(json.dumps(rows) if arguments.json else "\n".join(list_lines(rows)))
+    if damaged := [row["checkpoint"] for row in rows if row.get("verified") is False]:
+        raise CheckpointError(f"damaged, as said above: {', '.join(damaged)}")
 
 
 def _verify(arguments: argparse.Namespace) -> None:

@@ -51,7 +51,9 @@ def test_ls_tells_what_there_is_of_each(run, command):
 def test_ls_verifies_when_asked(run, command):
     run.commit_all(100, 200)
     run.damage(100)
-    rows = json.loads(command("ls", run.run_dir.url, "--verify", "--json")[1])
+    code, out, _ = command("ls", run.run_dir.url, "--verify", "--json")
+    rows = json.loads(out)
+    assert code == 1
     assert [row.get("verified") for row in rows[:2]] == [True, False]
     assert rows[0]["num_bytes"] > 0 and rows[0]["age_s"] >= 0
     assert "pieces-0001-00001.safetensors" in rows[2]["problem"]

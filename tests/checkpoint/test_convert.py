@@ -111,7 +111,7 @@ def test_weights_go_through_a_bucket(checkpoint, s3, tmp_path, monkeypatch):
         ("mixer.npz", ["--dtype", "bfloat16"], "official names in float32"),
         ("mixer.npz", ["--names", "timm"], "official names in float32"),
         ("mixer.onnx", [], "ending in .npz or .safetensors"),
-        ("mixer.pt", [], "pickle"),
+        ("mixer.pt", [], "ending in .npz or .safetensors"),
     ],
 )
 def test_a_format_that_cannot_be_is_refused(capsys, checkpoint, tmp_path, name, options, words):

@@ -55,7 +55,9 @@ def begin(
     )  # fmt: skip
     write_attempt(storage, run_dir, attempt)
     kind = "resume" if resumed_from else "start"
-    EventLog(storage, run_dir, number, rank=0).write(kind, step=resumed_from, world_size=world_size)
+    log = EventLog(storage, run_dir, number, rank=0)
+    log.write(kind, step=resumed_from, world_size=world_size)
+    log.close()
 
 
 def train(run_dir: RunDir, number: int, steps: range, skipped: int | None = None) -> None:

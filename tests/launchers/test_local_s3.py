@@ -63,6 +63,7 @@ def test_the_script_serves_until_it_is_stopped(tmp_path, number):
         [sys.executable, str(SCRIPT), str(tmp_path), "--secret", "long-enough"],
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # ignored below a shell's `&`
     )
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(4)]

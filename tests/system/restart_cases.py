@@ -2,16 +2,18 @@
 
 import contextlib
 import io
+import json
 import os
 import resource
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from mixer_dist import cli
+from mixer_dist.checkpoint.layout import sealed, unsealed
 from mixer_dist.data.batch import Batch
 from mixer_dist.data.stream import TrainStream
 from mixer_dist.metrics import read_metrics
@@ -74,6 +76,12 @@ def _hooked(
             yield batch
 
     return hooked
+
+
+def rewrite_manifest(path: Path, **values: Any) -> None:
+    """Other values in a checkpoint's manifest, as if it had been saved so."""
+    tree = unsealed(path.read_bytes())
+    path.write_bytes(sealed(json.dumps(tree | values).encode()))
 
 
 def metrics(run_dir: Path) -> list[dict]:

@@ -16,7 +16,14 @@ from mixer_dist.metrics import attempt_lines
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
 from tests.ranks import Ranks, free_port, receive
-from tests.system.restart_cases import STEPS, Outcome, metrics, overrides, pretrain
+from tests.system.restart_cases import (
+    STEPS,
+    Outcome,
+    metrics,
+    overrides,
+    pretrain,
+    rewrite_manifest,
+)
 
 STORAGE = Storage()
 
@@ -79,8 +86,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused_not_overtaken(
     """An older checkpoint that can be read is there too, but going on from it would lose steps."""
     newer = run_dir / "checkpoints/step-00000006"
     shutil.copytree(run_dir / "checkpoints/step-00000003", newer)
-    tree = json.loads((newer / "manifest.json").read_text())
-    (newer / "manifest.json").write_text(json.dumps(tree | {"version": 2, "new_key": 1}))
+    rewrite_manifest(newer / "manifest.json", version=2, new_key=1)
     before = content(run_dir)
     first, second = ranks.run(2, pretrain, arguments)
     assert_one_line(first, 2, str(newer), "newer mixer_dist", "version 2, this one reads up to 1")

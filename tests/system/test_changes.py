@@ -23,6 +23,7 @@ from tests.system.restart_cases import (
     metrics,
     overrides,
     pretrain,
+    rewrite_manifest,
 )
 
 LATER_BATCH, LATER_STEPS = 60, 20
@@ -127,8 +128,7 @@ def test_data_that_go_on_at_another_position_are_found(digits, tmp_path, capsys)
     arguments = overrides(digits / "test" / "manifest.json", run_dir)
     pretrain(arguments, fail_at=5)
     manifest = run_dir / "checkpoints/step-00000003/manifest.json"
-    tree = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(tree | {"position": 3 * LATER_BATCH}))
+    rewrite_manifest(manifest, position=3 * LATER_BATCH)
     later = [*arguments, f"global_batch_size={LATER_BATCH}", "--change", "global_batch_size"]
     assert pretrain(later).code == 0
     code, found, line = audited(capsys, run_dir)

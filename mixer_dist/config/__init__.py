@@ -1,0 +1,42 @@
+"""The typed configuration of a run: YAML file < `key.path=value` overrides, checked once, frozen.
+
+Nothing else in the package reads YAML. Importing this package does not import torch, so that a
+wrong configuration is answered at once.
+"""
+
+from mixer_dist.config.data import (
+    AugmentConfig,
+    DataConfig,
+    DatasetConfig,
+    OrderConfig,
+    RandAugmentConfig,
+)
+from mixer_dist.config.evaluation import EvaluationConfig
+from mixer_dist.config.model import ModelConfig
+from mixer_dist.config.run import RunConfig, load_config
+from mixer_dist.config.storage import StorageConfig
+from mixer_dist.config.training import (
+    CheckpointConfig,
+    EngineConfig,
+    KeepBestConfig,
+    LoggingConfig,
+    OptimizerConfig,
+)
+
+__all__ = [
+    "AugmentConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "DatasetConfig",
+    "EngineConfig",
+    "EvaluationConfig",
+    "KeepBestConfig",
+    "LoggingConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "OrderConfig",
+    "RandAugmentConfig",
+    "RunConfig",
+    "StorageConfig",
+    "load_config",
+]
