@@ -40,7 +40,7 @@ from tests.swift import serve_swift
 
 NUM_KILLS = 300
 NUM_DEEPSPEED_KILLS = 10
-LONGEST_DELAY_S = 4.0  # until a random moment
+LONGEST_DELAY_S = 10.0  # until a random moment
 LAST_SAVE = 3  # of a trial at which it is killed, so that a run takes some ten kills
 RECORD = Path("runs/save_kills.jsonl")
 LAST_WORLD = ("single", 1)  # that brings a run to its end when all kills are done
