@@ -6,6 +6,7 @@ import hashlib
 import io
 import math
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
@@ -14,12 +15,12 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from tqdm import tqdm
 
 from mixer_dist.errors import ConfigError, RefusedError, StorageError
 from mixer_dist.models.mixer import COLOURS
 from mixer_dist.models.npz import from_official, npz_bytes, official_key, parse_npz, to_official
 from mixer_dist.models.timm_names import from_timm, is_timm, timm_key, to_timm
+from mixer_dist.progress import Progress
 from mixer_dist.storage import Storage
 
 Names = Literal["official", "ours", "timm"]
@@ -151,12 +152,13 @@ def _read(storage: Storage, url: str) -> bytes:
     """A whole file of any size, in parts that are of one version of it."""
     num_bytes = storage.size(url)
     parts, versions = [], set()
-    with tqdm(total=num_bytes, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+    with closing(Progress(num_bytes, "bytes")) as progress:
         for start in range(0, num_bytes, READ_BYTES):
             part, version = storage.read_versioned(url, start, min(start + READ_BYTES, num_bytes))
             parts.append(part)
             versions.add(version)
-            bar.update(len(part))
+            progress.add(len(part))
+            progress.show_line()
     if len(versions) > 1:
         raise StorageError(f"{url} was changed while it was read: try again")
     return b"".join(parts)

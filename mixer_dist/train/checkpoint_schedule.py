@@ -5,7 +5,6 @@ A save under way never holds the step up: the next one waits for the first step 
 
 import logging
 from collections.abc import Callable
-from functools import partial
 
 from mixer_dist import distributed
 from mixer_dist.checkpoint.gc import Retention
@@ -61,11 +60,10 @@ class CheckpointSchedule:
 
     def save_and_stop(self, batch: Batch, requests: StopRequests) -> None:
         """Save once more, and end by PreemptedError, saved or not. All ranks must call this."""
-        is_urgent = partial(getattr, requests, "is_urgent")
-        if self._newest_step != batch.step + 1 and self._ends(is_urgent):
+        if self._newest_step != batch.step + 1 and self._ends(lambda: requests.is_urgent):
             self._make_way()
             self._start(batch)
-        if self._ends(is_urgent):
+        if self._ends(lambda: requests.is_urgent):
             self._make_way()
         else:
             self._saver.abandon()
