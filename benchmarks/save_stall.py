@@ -38,7 +38,7 @@ from mixer_dist.storage import Storage
 BESIDE_A_STEP = "mixer_dist, beside a step"
 BARS = (
     ("stall", BESIDE_A_STEP, "stall", "dcp.async_save", 0.30),
-    ("stall", BESIDE_A_STEP, "total", "torch.save", 0.06),
+    ("stall", BESIDE_A_STEP, "stall", "torch.save", 0.06),
     ("write", "mixer_dist", "total", "raw", 1.15),
 )
 """A cost of one may be no more than so much of another's, as a median over rounds."""
