@@ -103,7 +103,8 @@ def goodput(attempts: Sequence[AttemptRecord], end: float | None = None) -> Good
 def _begin(record: AttemptRecord) -> float:
     """When its first process began; else the first time that is known."""
     times: list[float] = [event.get("began") or event["time"] for event in record.events]
-    return min([*times, *(line["time"] for line in record.lines)])
+    times += [line["time"] for line in record.lines]
+    return min(times)
 
 
 def _attempt_spans(record: AttemptRecord, last_step: int | None) -> Iterator[Span]:

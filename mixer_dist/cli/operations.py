@@ -8,6 +8,7 @@ from typing import Any
 
 from mixer_dist.cli.arguments import add_verb, config_of
 from mixer_dist.cli.storage_options import add_storage_arguments, storage_of
+from mixer_dist.errors import MixerError, PeerError
 
 
 def add_operations(verbs: Any) -> None:
@@ -43,9 +44,18 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> None:
+    from mixer_dist import distributed
     from mixer_dist.logs import start_logging
-    from mixer_dist.operations.doctor import examine
+    from mixer_dist.operations.doctor import examination_lines, examine
 
     config = config_of(arguments) if arguments.config else None
     start_logging(output_is_data=True)
-    examine(config, as_json=arguments.json)
+    found = examine(config)
+    if distributed.is_main() or not found.is_joint:
+        lines = "\n".join(examination_lines(found))
+        print(json.dumps(asdict(found)) if arguments.json else lines, flush=True)
+    if not found.num_troubles:
+        return
+    if found.is_joint and not distributed.is_main():
+        raise PeerError("rank 0 has said why", MixerError.exit_code)
+    raise MixerError(f"doctor: {found.num_troubles} bad findings, as said above")

@@ -177,7 +177,7 @@ def _num_skipped(recent: Recent, lines: list[Line]) -> int:
 
 def _stragglers(recent: Recent) -> tuple[str, ...]:
     events = [e for e in recent.records[-1].events if e["event"] == "straggler"]
-    return tuple(dict.fromkeys(f"rank {e['rank']} ({e['host']})" for e in events))
+    return tuple(dict.fromkeys(f"rank {e['slow_rank']} ({e['host']})" for e in events))
 
 
 def _life(recent: Recent, lines: list[Line], step: int, now: float) -> Life:
