@@ -23,7 +23,8 @@ from tests.ranks import ROOT, free_port
 
 CONFIG = str(ROOT / "configs/quickstart.yaml")
 HOSTS = ["n1", "n1", "n2", "n2"]
-NAMESPACE, CABLE, BRIDGE, NETWORK = "mixer-doctor", "mixer-doc0", "mixer-doc1", "198.19.213"
+NAMESPACE, CABLE = f"doctor-{os.getpid()}", f"doctor{os.getpid()}"
+NETWORK = f"198.19.{os.getpid() % 256}"  # set aside for tests of networks
 SLOW = "tbf rate 40mbit burst 64kb latency 400ms"  # 5 MB/s
 
 

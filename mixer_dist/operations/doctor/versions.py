@@ -69,8 +69,9 @@ def _differences(of_ranks: Sequence[Mapping[str, str]], hosts: Sequence[str]) ->
         if len(ranks_of) > 1:
             told = (f"{version} on {ranks_in_words(r, hosts)}" for version, r in ranks_of.items())
             mend = "install the same everywhere, or share one environment (VENV_TAR, a container)"
-            odd = sorted(ranks_of.values(), key=len)[:-1]
-            yield trouble("same packages", f"{name} is {'; '.join(told)}", mend, sum(odd, []))
+            most = max(ranks_of.values(), key=len)
+            odd = [rank for rank in range(len(of_ranks)) if rank not in most]
+            yield trouble("same packages", f"{name} is {'; '.join(told)}", mend, odd)
 
 
 def _requirements() -> list[Requirement]:
