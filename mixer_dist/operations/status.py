@@ -103,14 +103,11 @@ def status_of(recent: Recent, now: float) -> Status:
     saved_step = recent.committed.checkpoint.manifest.step if recent.committed else 0
     step = max(saved_step, recent.attempt.resumed_from, lines[-1]["step"] if lines else 0)
     life = _life(recent, lines, step, now)
-    left_images = (recent.attempt.config.total_steps - step) * (
-        recent.attempt.config.global_batch_size
-    )
     return Status(
         run_dir=recent.url,
         time=now,
         position=_position(recent, lines, step),
-        speed=_speed(recent, left_images, now if life.state == "training" else None),
+        speed=_speed(recent, step, now if life.state == "training" else None),
         checkpoint=_saved(recent, step, now),
         health=_health(recent, lines, life, now),
         life=life,
@@ -129,8 +126,9 @@ def _position(recent: Recent, lines: list[Line], step: int) -> Position:
     )
 
 
-def _speed(recent: Recent, left_images: int, now: float | None) -> Speed:
+def _speed(recent: Recent, step: int, now: float | None) -> Speed:
     """`now` is None where nobody trains."""
+    config = recent.attempt.config
     # The first step compiles; where there is no other yet, it has to do.
     lines = recent.records[-1].lines[1:][-TREND_STEPS:] or recent.records[-1].lines
     if not lines:
@@ -138,7 +136,8 @@ def _speed(recent: Recent, left_images: int, now: float | None) -> Speed:
     seconds = [line["global_batch_size"] / line["images_per_s"] for line in lines]
     images_per_s = sum(line["global_batch_size"] for line in lines) / fsum(seconds)
     waits = [s * line["data_wait_share"] for s, line in zip(seconds, lines, strict=True)]
-    end = None if now is None else now + left_images / images_per_s
+    left_s = (config.total_steps - step) * config.global_batch_size / images_per_s
+    end = None if now is None else now + left_s
     return Speed(images_per_s, fsum(waits) / fsum(seconds), end)
 
 
@@ -193,7 +192,7 @@ def _state(recent: Recent, step: int, late_s: float, now: float) -> tuple[State,
         return "finished", None
     last = recent.records[-1]
     if _kind_of_last(last.events) == "preempt":
-        return "preempted", last.events[-1]["signal"]
+        return "preempted", last.events[-1]["signal"] or "a signal"  # which another rank got
     if _kind_of_last(last.events) == "fail":
         return "failed", last.events[-1]["reason"]
     heard = max(recent.started, recent.last_record or 0.0)

@@ -77,7 +77,7 @@ def _life(life: Life) -> str:
         "starting": f"starting; {heard}, the first step is not done",
         "training": f"training; {heard}, {every}",
         "silent": f"nobody trains, it seems: {heard}, {every}. Hung, killed or waiting for nodes",
-        "preempted": f"stopped on request ({life.reason}); {heard}. The same command goes on",
+        "preempted": f"stopped on request by {life.reason}; {heard}. The same command goes on",
         "failed": f"failed: {life.reason}; {heard}",
         "finished": f"finished; {heard}",
     }

@@ -117,7 +117,8 @@ def test_a_run_that_fell_silent(run_dir):
 @pytest.mark.parametrize(
     ("event", "details", "state", "said"),
     [
-        ("preempt", {"signal": "SIGUSR2"}, "preempted", "stopped on request (SIGUSR2)"),
+        ("preempt", {"signal": "SIGUSR2"}, "preempted", "stopped on request by SIGUSR2"),
+        ("preempt", {"signal": ""}, "preempted", "stopped on request by a signal"),
         ("fail", {"reason": "10 steps in a row"}, "failed", "failed: 10 steps in a row"),
     ],
 )

@@ -1,5 +1,6 @@
 """All checks, on all ranks: each looks at itself, then they look at each other."""
 
+import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +14,8 @@ from mixer_dist.operations.doctor.finding import Finding, finding_lines, summed,
 from mixer_dist.operations.doctor.links import links
 
 JOIN_S = 120.0
+
+logger = logging.getLogger(__name__)
 
 OF_A_RANK: tuple[Callable[[RunConfig | None], Iterator[Finding]], ...] = (
     machine.host_name,
@@ -55,6 +58,8 @@ def examine(config: RunConfig | None) -> Examination:
     A rank that cannot join the others answers for itself.
     """
     mine = [finding for check in OF_A_RANK for finding in check(config)]
+    if distributed.placement().world_size > 1:
+        logger.info("waiting for all ranks, %.0f s at most", JOIN_S)
     try:
         with distributed.peers_watched(), distributed.connected(JOIN_S):
             return _joined(mine)

@@ -68,7 +68,7 @@ def _differences(of_ranks: Sequence[Mapping[str, str]], hosts: Sequence[str]) ->
             ranks_of[versions.get(name, ABSENT)].append(rank)
         if len(ranks_of) > 1:
             told = (f"{version} on {ranks_in_words(r, hosts)}" for version, r in ranks_of.items())
-            mend = "install the same everywhere, or share one environment (VENV_TAR, a container)"
+            mend = "install the same everywhere, or share one virtualenv or container"
             most = max(ranks_of.values(), key=len)
             odd = [rank for rank in range(len(of_ranks)) if rank not in most]
             yield trouble("same packages", f"{name} is {'; '.join(told)}", mend, odd)
