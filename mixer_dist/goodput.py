@@ -81,23 +81,33 @@ class Goodput:
 
 def goodput(attempts: Sequence[AttemptRecord], end: float | None = None) -> Goodput:
     """Account for the time up to the last record, or to `end` where nobody has trained since."""
-    attempts = [record for record in attempts if record.events or record.lines]
-    resumed_from = [record.resumed_from for record in attempts]
-    begins = [*map(_begin, attempts), NO_LIMIT]
+    heard = [record for record in attempts if record.events or record.lines]
+    last_steps = _last_steps(heard)
+    limits = [*map(_begin, heard[1:]), end or NO_LIMIT]
     spans: list[Span] = []
-    num_lost_steps = 0
-    for i, record in enumerate(attempts):
-        last_step = min(resumed_from[i + 1 :], default=None)
-        num_lost_steps += sum(_is_redone(line, last_step) for line in record.lines)
-        if spans and begins[i] > spans[-1].stop:
-            spans.append(_span(spans[-1].stop, begins[i], None, "down"))
-        earliest = spans[-1].stop if spans else begins[i]
+    for record, last_step, limit in zip(heard, last_steps, limits[: len(heard)], strict=True):
+        spans += _down(spans, _begin(record))
+        earliest = spans[-1].stop if spans else _begin(record)
         # One that another has superseded may write on for a while.
-        parts = (s.within(earliest, begins[i + 1]) for s in _attempt_spans(record, last_step))
+        parts = (span.within(earliest, limit) for span in _attempt_spans(record, last_step))
         spans += [part for part in parts if part.stop > part.start]
-    if end is not None and spans and end > spans[-1].stop:
-        spans.append(_span(spans[-1].stop, end, None, "down"))
+    spans += _down(spans, end)
+    pairs = zip(heard, last_steps, strict=True)
+    num_lost_steps = sum(_is_redone(line, last) for record, last in pairs for line in record.lines)
     return Goodput(tuple(spans), num_lost_steps)
+
+
+def _last_steps(attempts: Sequence[AttemptRecord]) -> list[int | None]:
+    """The last step of each that counts: up to where any later one went back; of the last, all."""
+    resumed_from = [record.resumed_from for record in attempts]
+    return [min(resumed_from[i:], default=None) for i in range(1, len(attempts) + 1)]
+
+
+def _down(spans: Sequence[Span], until: float | None) -> list[Span]:
+    """The time since the last span, in which nobody trained."""
+    if until is None or not spans or until <= spans[-1].stop:
+        return []
+    return [_span(spans[-1].stop, until, None, "down")]
 
 
 def _begin(record: AttemptRecord) -> float:

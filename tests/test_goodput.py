@@ -4,15 +4,16 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
 from mixer_dist import cli
 from mixer_dist.goodput import AttemptRecord, Goodput, goodput
 from mixer_dist.metrics import Line, attempt_lines, read_events
+from mixer_dist.operations.recent import newest_committed
 from mixer_dist.run_dir import RunDir, attempt_numbers, read_attempt
 from mixer_dist.storage import Storage
+from tests.system.restart_cases import overrides, pretrain
 
 STEP_S = 10.0
 T0 = 1.7e9
@@ -148,32 +149,19 @@ def spent_by(run_dir: RunDir) -> Goodput:
     )
 
 
-def pretrain(arguments: list[str]) -> int:
-    """The verb, on one rank; its exit code."""
-    return cli.main(["pretrain", "configs/quickstart.yaml", *arguments])
-
-
-def overrides(digits: Path, run_dir: Path) -> list[str]:
-    return [
-        f"run_dir={run_dir}", "engine.name=single", "total_steps=300", "global_batch_size=16",
-        "micro_batch_size=8", "model.num_blocks=1", "model.hidden_dim=8",
-        "checkpoint.every_steps=50", "logging.every_steps=5", "optimizer.warmup_steps=5",
-        f"data.train.0.manifest={digits}/train/manifest.json",
-    ]  # fmt: skip
-
-
 def test_a_real_run_that_is_killed_and_goes_on(ranks, digits, tmp_path, capsys):
-    """From the first process to the last event, with what was done before the first step."""
-    run_dir, arguments = RunDir(str(tmp_path / "run")), overrides(digits, tmp_path / "run")
+    """It is killed while it waits for step 8, with 3 or 6 steps saved."""
+    run_dir = RunDir(str(tmp_path / "run"))
+    arguments = overrides(digits / "test" / "manifest.json", tmp_path / "run")
     before = time.time()
-    process, _ = ranks.start(1, 0, 0, pretrain, arguments)
-    manifest = Path(run_dir.checkpoint(100)) / "manifest.json"
+    process, _ = ranks.start(1, 0, 0, pretrain, arguments, -1, 7, str(tmp_path / "never"))
     give_up = time.monotonic() + 100
-    while not manifest.exists() and time.monotonic() < give_up:
-        time.sleep(0.02)
+    while not newest_committed(Storage(), run_dir) and time.monotonic() < give_up:
+        time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert ranks.run(1, pretrain, arguments) == [0]
+    (outcome,) = ranks.run(1, pretrain, arguments)
+    assert outcome.code == 0, outcome.text
     spent = spent_by(run_dir)
     events = read_events(Storage(), run_dir, 2, rank=0)
     assert [e["event"] for e in events if e["event"] != "save"] == ["resume", "finish"]
