@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
+from tests import ranks as rank_processes
 from tests.checkpoint import resume_cases
 from tests.ranks import Ranks
 
@@ -31,6 +32,7 @@ PLACES = [
 ]
 END = resume_cases.SAVED_AT + 20
 FP32_BAR = 1e-5
+TIMEOUT_S = 3600.0  # of all restores under one engine
 
 Place = tuple[str, int]
 
@@ -55,6 +57,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.parse_args()
+    rank_processes.TIMEOUT_S = TIMEOUT_S
     results = {precision: compare(precision) for precision in ("fp32", "bf16")}
     print(
         "| precision | restores | wrong states | unequal on the diagonal | farthest loss | "

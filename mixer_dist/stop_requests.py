@@ -13,7 +13,9 @@ SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 class StopRequests:
     """Counts SIGUSR2 and SIGTERM while it is entered, in the main thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, until: int | None = None) -> None:
+        """`until` is a step after which all ranks stop without any signal."""
+        self.until = until
         self.count = 0
         self.last = ""
         """Name of the last signal."""
@@ -31,6 +33,13 @@ class StopRequests:
     def is_urgent(self) -> bool:
         """Whether a second one came: what is under way is to be dropped."""
         return self.count > 1
+
+    @property
+    def cause(self) -> str:
+        """Why training stops, as far as this rank knows."""
+        if self.last:
+            return f"by {self.last}"
+        return "by a signal to another rank" if self.until is None else f"by --until {self.until}"
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.count += 1

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from zlib_ng.zlib_ng import crc32
 
@@ -124,8 +125,15 @@ def _read_blocks(storage: Storage, folder: str, entry: FileEntry, blocks: Sequen
     else:
         raise CheckpointError(f"{location} does not give the bytes that were saved: wrong CRC")
     for block, part in zip(blocks, parts, strict=True):
-        elements = np.frombuffer(part, np.float32).copy()  # torch wants memory it may write to
-        block.part.target.copy_(torch.from_numpy(elements))
+        _fill(block.part.target, np.frombuffer(part, np.float32))
+
+
+def _fill(target: Tensor, values: NDArray[np.float32]) -> None:
+    """NumPy copies, since torch takes no memory that it may not write to."""
+    on_host = target.detach() if target.is_cpu else torch.empty(target.shape)
+    np.copyto(on_host.numpy(), values)
+    if not target.is_cpu:
+        target.copy_(on_host)
 
 
 def full_tensors(storage: Storage, checkpoint: Checkpoint) -> dict[str, Tensor]:

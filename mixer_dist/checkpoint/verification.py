@@ -9,7 +9,7 @@ from mixer_dist.checkpoint.layout import FileEntry
 from mixer_dist.errors import MissingError, StorageError
 from mixer_dist.storage import Storage, join
 
-HASH_BYTES = 16 * 2**20  # read at a time
+HASH_BYTES = 8 * 2**20  # read at a time
 NUM_THREADS = 4
 
 Advance = Callable[[int], None]
@@ -54,9 +54,19 @@ def file_problem(
 
 
 def _sha256(storage: Storage, location: str, num_bytes: int, advance: Advance) -> str:
+    """Each part is hashed while the next is read."""
     digest = hashlib.sha256()
-    for start in range(0, num_bytes, HASH_BYTES):
-        stop = min(start + HASH_BYTES, num_bytes)
-        digest.update(storage.read_range(location, start, stop))
-        advance(stop - start)
+    starts = range(0, num_bytes, HASH_BYTES)
+
+    def read(start: int) -> bytes:
+        return storage.read_range(location, start, min(start + HASH_BYTES, num_bytes))
+
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(read, 0)
+        for start in starts:
+            part = coming.result()
+            if start != starts[-1]:
+                coming = reader.submit(read, start + HASH_BYTES)
+            digest.update(part)
+            advance(len(part))
     return digest.hexdigest()

@@ -32,6 +32,9 @@ def _add_pretrain(verbs: Any) -> None:
         "--change", metavar="KEY", action="append", default=[],
         help="go on with another value of KEY than the run was trained with; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--until", type=int, metavar="STEP", help="save after this step and stop, with code 75"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what the run comes to and stop")
     parser.add_argument("--world-size", type=int, metavar="N", help="ranks that --dry-run assumes")
 
@@ -67,10 +70,12 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     from mixer_dist.train.changes import check_named
 
     check_named(arguments.change)
+    if arguments.until is not None and arguments.until < 1:
+        raise RefusedError(f"--until must be a step from 1 on, got {arguments.until}")
     if arguments.dry_run:
         _describe(config, arguments.world_size)
         return
-    with StopRequests() as stop_requests:  # before the imports, which take seconds
+    with StopRequests(arguments.until) as stop_requests:  # before the imports, which take seconds
         from mixer_dist.train.pretrain import pretrain
 
         _begin(config)

@@ -192,7 +192,7 @@ def _state(recent: Recent, step: int, late_s: float, now: float) -> tuple[State,
         return "finished", None
     last = recent.records[-1]
     if _kind_of_last(last.events) == "preempt":
-        return "preempted", last.events[-1]["signal"] or "a signal"  # which another rank got
+        return "preempted", last.events[-1]["signal"] or None  # another rank may have got it
     if _kind_of_last(last.events) == "fail":
         return "failed", last.events[-1]["reason"]
     heard = max(recent.started, recent.last_record or 0.0)

@@ -73,11 +73,12 @@ def _goodput(health: Health) -> str:
 def _life(life: Life) -> str:
     heard = "nothing on record" if life.age_s is None else f"last record {age(life.age_s)} ago"
     every = f"one comes every {age(life.cadence_s)}"
+    by = f" by {life.reason}" if life.reason else ""
     sentences = {
         "starting": f"starting; {heard}, the first step is not done",
         "training": f"training; {heard}, {every}",
         "silent": f"nobody trains, it seems: {heard}, {every}. Hung, killed or waiting for nodes",
-        "preempted": f"stopped on request by {life.reason}; {heard}. The same command goes on",
+        "preempted": f"stopped on request{by}; {heard}. The same command goes on",
         "failed": f"failed: {life.reason}; {heard}",
         "finished": f"finished; {heard}",
     }

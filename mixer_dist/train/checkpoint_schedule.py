@@ -70,8 +70,8 @@ class CheckpointSchedule:
         if distributed.is_main():
             self._progress.events.write("preempt", step=batch.step + 1, signal=requests.last)
             raise PreemptedError(
-                f"stopped after step {batch.step + 1} by {requests.last or 'a signal'}; the same "
-                "command goes on from the newest checkpoint"
+                f"stopped after step {batch.step + 1} {requests.cause}; the same command goes on "
+                "from the newest checkpoint"
             )
         raise PeerError("rank 0 has said why", PreemptedError.exit_code)
 

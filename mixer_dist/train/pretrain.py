@@ -32,21 +32,23 @@ def pretrain(
     """Train until total_steps are done, from the newest checkpoint on. All ranks must call this.
 
     `may_change` names what may differ from the run as it was trained so far. PreemptedError once a
-    rank was asked to stop.
+    rank was asked to stop, or after the step until which it was to train.
     """
+    stop_requests = stop_requests or StopRequests()
     with distributed.connected(config.engine.timeout_s), distributed.peers_watched():
         run = start_run(config, may_change)
         world_size = distributed.world_size()
         for sentence in describe(run.config, world_size, run.dataset, run.state):
             logger.info(sentence)
-        if run.state.step >= run.config.total_steps:
-            logger.info("All %d steps are done already.", run.config.total_steps)
+        last_step = min(stop_requests.until or run.config.total_steps, run.config.total_steps)
+        if run.state.step >= last_step:
+            logger.info("All %d steps are done already.", last_step)
             return
         engine = build_engine(run.config, run.model)
         if run.checkpoint:
             load_pieces(run.storage, run.checkpoint, engine.pieces())
             engine.refresh(run.state.num_updates)
-        train(run, engine, stop_requests or StopRequests())
+        train(run, engine, stop_requests)
 
 
 def train(run: Run, engine: Engine, stop_requests: StopRequests) -> None:
@@ -67,7 +69,7 @@ def train(run: Run, engine: Engine, stop_requests: StopRequests) -> None:
             if is_end or step % config.logging.every_steps == 0:
                 progress.report()
             checkpoints.step_done(batch)
-            if vote.ask(stop_requests.count > 0):
+            if vote.ask(stop_requests.count > 0) or step == stop_requests.until:
                 checkpoints.save_and_stop(batch, stop_requests)
         vote.last()
         checkpoints.finish()

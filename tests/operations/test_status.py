@@ -118,7 +118,7 @@ def test_a_run_that_fell_silent(run_dir):
     ("event", "details", "state", "said"),
     [
         ("preempt", {"signal": "SIGUSR2"}, "preempted", "stopped on request by SIGUSR2"),
-        ("preempt", {"signal": ""}, "preempted", "stopped on request by a signal"),
+        ("preempt", {"signal": ""}, "preempted", "stopped on request; last"),
         ("fail", {"reason": "10 steps in a row"}, "failed", "failed: 10 steps in a row"),
     ],
 )
