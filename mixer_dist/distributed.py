@@ -260,3 +260,8 @@ def prepare_deepspeed() -> None:
     # init_distributed would build this operator for 100 s; a kill meanwhile leaves a lock on which
     # every later start hangs.
     __compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def variable(name: str) -> str | None:
+    """What others set for this process in the environment, such as TORCH_EXTENSIONS_DIR."""
+    return os.environ.get(name)

@@ -10,7 +10,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,7 +25,7 @@ ROLL_BYTES = 4 * 10**6
 
 logger = logging.getLogger(__name__)
 
-_METRICS_FILE = re.compile(r"^attempt-(\d+)-\d+\.jsonl$")
+_METRICS_FILE = re.compile(r"^attempt-(\d+)-(\d+)\.jsonl$")
 
 
 def to_json_line(line: Line) -> str:
@@ -142,32 +142,51 @@ class EventLog:
 
 def read_metrics(storage: Storage, run_dir: RunDir) -> list[Line]:
     """A run's metrics by step: of each attempt only what the next one did not do again."""
-    numbers = attempt_numbers(storage, run_dir)
-    resumed_from = {n: read_attempt(storage, run_dir, n).resumed_from for n in numbers}
+    return living_lines(
+        (read_attempt(storage, run_dir, n).resumed_from, attempt_lines(storage, run_dir, n))
+        for n in attempt_numbers(storage, run_dir)
+    )
+
+
+def living_lines(attempts: Iterable[tuple[int, Sequence[Line]]]) -> list[Line]:
+    """The same of attempts in their order: the steps each resumed from, and all its lines."""
     kept: dict[int, Line] = {}
-    for attempt in numbers:
-        kept = {step: line for step, line in kept.items() if step <= resumed_from[attempt]}
-        kept.update({line["step"]: line for line in attempt_lines(storage, run_dir, attempt)})
+    for resumed_from, lines in attempts:
+        kept = {step: line for step, line in kept.items() if step <= resumed_from}
+        kept.update({line["step"]: line for line in lines})
     return [kept[step] for step in sorted(kept)]
 
 
-def read_events(storage: Storage, run_dir: RunDir, attempt: int) -> list[Line]:
-    """All events of an attempt, rank by rank."""
+def read_events(
+    storage: Storage, run_dir: RunDir, attempt: int, rank: int | None = None
+) -> list[Line]:
+    """All events of an attempt, rank by rank, or those of one rank."""
     folder = run_dir.events_folder(attempt)
-    return [line for name in storage.names(folder) for line in _lines(storage, join(folder, name))]
+    is_wanted = _events_of(rank).match
+    names = [name for name in storage.names(folder) if is_wanted(name)]
+    return [line for name in names for line in lines_of(storage, join(folder, name))]
+
+
+def _events_of(rank: int | None) -> re.Pattern[str]:
+    number = r"\d+" if rank is None else f"{rank:05d}"
+    return re.compile(rf"^rank-{number}(-\d+)?\.jsonl$")
+
+
+def metrics_files(storage: Storage, run_dir: RunDir) -> list[tuple[int, str]]:
+    """The metrics files there are, as (attempt, URL), oldest first."""
+    names = storage.names(run_dir.metrics)
+    matches = [match for match in map(_METRICS_FILE.match, names) if match]
+    order = sorted((int(match[1]), int(match[2]), match[0]) for match in matches)
+    return [(attempt, join(run_dir.metrics, name)) for attempt, _, name in order]
 
 
 def attempt_lines(storage: Storage, run_dir: RunDir, attempt: int) -> list[Line]:
     """All metrics of an attempt, also of steps that a later one did again."""
-    lines: list[Line] = []
-    for name in storage.names(run_dir.metrics):
-        match = _METRICS_FILE.match(name)
-        if match and int(match[1]) == attempt:
-            lines += _lines(storage, join(run_dir.metrics, name))
-    return lines
+    files = metrics_files(storage, run_dir)
+    return [line for number, url in files if number == attempt for line in lines_of(storage, url)]
 
 
-def _lines(storage: Storage, url: str) -> list[Line]:
+def lines_of(storage: Storage, url: str) -> list[Line]:
     """Every line of a file; DataError where one is damaged."""
     lines = []
     for number, text in enumerate(storage.read(url).splitlines(), 1):

@@ -134,6 +134,10 @@ def test_a_shard_that_is_not_the_manifests_stops_the_run(capsys, small_run, digi
     code, line = refusal(capsys, *argv)
     assert code == 1
     assert "does not match its manifest" in line
+    assert cli.main(["status", str(small_run[1])]) == 0
+    *_, state = capsys.readouterr().out.splitlines()
+    assert state.startswith("state   failed: ")
+    assert "does not match its manifest" in state
 
 
 def test_a_checkpoint_of_another_model_is_refused(capsys, small_run):

@@ -12,7 +12,7 @@ LAYERS = [
     {"distributed"},
     {"storage", "logs", "progress", "stop_requests"},
     {"run_dir"},
-    {"metrics"},
+    {"metrics", "goodput"},
     {"models", "data"},
     {"checkpoint"},
     {"train"},

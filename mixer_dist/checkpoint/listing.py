@@ -65,7 +65,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
     """A row as it is printed, by the titles of its columns."""
     return {
         "step": str(row["step"]),
-        "age": _age(row["age_s"]),
+        "age": age(row["age_s"]),
         "size": f"{row['num_bytes'] / 1e6:,.1f} MB",
         "engine": row["engine"],
         "ranks": str(row["ranks"]),
@@ -77,7 +77,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _age(age_s: float) -> str:
+def age(age_s: float) -> str:
     """In the largest unit of which there are at least two, such as `47 h`."""
     for unit_s, unit in AGES:
         if age_s >= 2 * unit_s:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mixer_dist.cli.arguments import add_config, add_verb, config_of, is_printed
+from mixer_dist.cli.storage_options import add_storage_arguments, storage_of
 from mixer_dist.errors import RefusedError
 from mixer_dist.stop_requests import StopRequests
 
@@ -54,11 +55,12 @@ def _add_evaluate(verbs: Any) -> None:
 
 def _add_report(verbs: Any) -> None:
     parser = add_verb(
-        verbs, "report", _report, "curves and evaluations of a run as HTML and PNG",
+        verbs, "report", _report, "curves, evaluations and goodput of a run as HTML and PNG",
         "mixer-dist report runs/quickstart",
     )  # fmt: skip
     parser.add_argument("run_dir", metavar="RUN_DIR", help="a run's directory or URL")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_storage_arguments(parser)
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
@@ -129,9 +131,8 @@ def _accuracy_line(result: dict[str, Any]) -> str:
 def _report(arguments: argparse.Namespace) -> None:
     from mixer_dist.eval.report import write_report
     from mixer_dist.run_dir import RunDir
-    from mixer_dist.storage import Storage
 
-    report = write_report(Storage(), RunDir(arguments.run_dir))
+    report = write_report(storage_of(arguments), RunDir(arguments.run_dir))
     if arguments.json:
         print(json.dumps(asdict(report)))
         return

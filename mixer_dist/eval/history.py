@@ -1,6 +1,5 @@
 """All that a run directory says about its run: attempts, merged metrics, evaluation results."""
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +8,8 @@ from typing import Annotated
 from pydantic import BaseModel, Field, ValidationError
 
 from mixer_dist.errors import DataError, MissingError
-from mixer_dist.metrics import Line, read_metrics
+from mixer_dist.goodput import AttemptRecord, Goodput, goodput
+from mixer_dist.metrics import Line, attempt_lines, living_lines, read_events
 from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt
 from mixer_dist.sections import Fraction, NonNegativeInt, PositiveInt
 from mixer_dist.storage import Storage, join
@@ -31,10 +31,16 @@ class Evaluation(BaseModel):
 
 @dataclass(frozen=True)
 class Start:
-    """One attempt, and the number of ranks it ran on where its first event tells."""
+    """One attempt, and what it has left."""
 
     attempt: Attempt
-    world_size: int | None
+    record: AttemptRecord
+
+    @property
+    def world_size(self) -> int | None:
+        """As rank 0 wrote when training began; None where it did not come so far."""
+        sizes = (event.get("world_size") for event in self.record.events)
+        return next((int(size) for size in sizes if size), None)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,11 @@ class History:
     """Merged metrics, a line a step."""
     evaluations: tuple[Evaluation, ...]
     """By task and step."""
+
+    @property
+    def goodput(self) -> Goodput:
+        """Where the time up to the last record went."""
+        return goodput([start.record for start in self.starts])
 
     @property
     def last_step(self) -> int:
@@ -72,11 +83,16 @@ def read_history(storage: Storage, run_dir: RunDir) -> History:
             f"nothing to report in {run_dir.url}: expected attempts/0001.yaml and metrics/ of "
             "mixer-dist pretrain, or evals/ of mixer-dist evaluate; is this the run_dir?"
         )
-    starts = [
-        Start(read_attempt(storage, run_dir, n), _world_size(storage, run_dir, n)) for n in numbers
-    ]
-    lines = read_metrics(storage, run_dir)
+    starts = [_start(storage, run_dir, number) for number in numbers]
+    lines = living_lines((s.record.resumed_from, s.record.lines) for s in starts)
     return History(run_dir, tuple(starts), tuple(lines), tuple(evaluations))
+
+
+def _start(storage: Storage, run_dir: RunDir, number: int) -> Start:
+    attempt = read_attempt(storage, run_dir, number)
+    events = read_events(storage, run_dir, number, rank=0)
+    lines = attempt_lines(storage, run_dir, number)
+    return Start(attempt, AttemptRecord(number, attempt.resumed_from, events, lines))
 
 
 def _evaluations(storage: Storage, run_dir: RunDir) -> Iterator[Evaluation]:
@@ -98,13 +114,3 @@ def _evaluation(storage: Storage, url: str) -> Evaluation:
             f"{url} is not an evaluation result ({where}{problem['msg']}): remove it, or "
             "evaluate again"
         ) from None
-
-
-def _world_size(storage: Storage, run_dir: RunDir, attempt: int) -> int | None:
-    """What rank 0 wrote when the attempt began; None where it did not come so far."""
-    try:
-        events = storage.read(run_dir.events_file(attempt, 0)).decode()
-    except MissingError:
-        return None
-    sizes = (json.loads(event).get("world_size") for event in events.splitlines())
-    return next((int(size) for size in sizes if size), None)

@@ -5,7 +5,7 @@ It reads what trainer and evaluations left in the run directory, and changes non
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 
 from mixer_dist.config import ModelConfig
@@ -14,6 +14,8 @@ from mixer_dist.eval.figures import curves_png, fewshot_png, to_curves
 from mixer_dist.eval.history import Evaluation, History, Start, read_history
 from mixer_dist.eval.look import DARK, LIGHT, Look
 from mixer_dist.eval.page import Column
+from mixer_dist.eval.timeline import timeline_png
+from mixer_dist.goodput import KINDS, Goodput, Kind
 from mixer_dist.metrics import to_json_line
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage, join
@@ -30,7 +32,9 @@ HOW_TO_READ = (
     "shown once. Throughput should be level and the time spent waiting for data close to zero, "
     "else the GPUs are idle. Few-shot accuracy is that of a linear classifier fitted to a few "
     "images a class on top of the frozen network; bars span the lowest and the highest random "
-    "choice of these images, and step 0 is the untrained network."
+    "choice of these images, and step 0 is the untrained network. Goodput is the share of the wall "
+    "time, from the first start to the last record, that went into steps that count; evaluations "
+    "run beside the training and stop nothing."
 )
 
 
@@ -43,6 +47,8 @@ class Report:
     """None where no step is recorded yet."""
     fewshot: str | None
     """None where there is no evaluation yet."""
+    timeline: str | None
+    """None where no training is recorded yet."""
     metrics: str
     last_step: int
     total_steps: int | None
@@ -50,6 +56,12 @@ class Report:
     last_loss: float | None
     """The last finite one."""
     num_evaluations: int
+    goodput: float | None
+    """The productive share of the wall time."""
+    wall_s: float
+    seconds: dict[Kind, float]
+    """The wall time by what it went into."""
+    num_lost_steps: int
 
 
 @dataclass(frozen=True)
@@ -63,26 +75,33 @@ class Picture:
 def write_report(storage: Storage, run_dir: RunDir) -> Report:
     """Write report/ into a run directory; MissingError where there is nothing to report."""
     history = read_history(storage, run_dir)
-    curves, fewshot = _curves(history), _fewshot(history)
+    spent = history.goodput
+    curves, fewshot, timeline = _curves(history), _fewshot(history), _timeline(spent)
     files = {"metrics.jsonl": "".join(map(to_json_line, history.lines)).encode()}
     files |= {"curves.png": curves.png} if curves else {}
     files |= {"fewshot.png": fewshot.png} if fewshot else {}
-    files |= {"index.html": _page(history, curves, fewshot).encode()}
+    files |= {"goodput.png": timeline.png} if timeline else {}
+    files |= {"index.html": _page(history, spent, curves, fewshot, timeline).encode()}
     for name, data in files.items():
         storage.write(join(run_dir.report, name), data)
-    return _report(history, {name: join(run_dir.report, name) for name in files})
+    return _report(history, spent, {name: join(run_dir.report, name) for name in files})
 
 
-def _report(history: History, urls: dict[str, str]) -> Report:
+def _report(history: History, spent: Goodput, urls: dict[str, str]) -> Report:
     return Report(
         page=urls["index.html"],
         curves=urls.get("curves.png"),
         fewshot=urls.get("fewshot.png"),
+        timeline=urls.get("goodput.png"),
         metrics=urls["metrics.jsonl"],
         last_step=history.last_step,
         total_steps=history.total_steps,
         last_loss=history.last_loss,
         num_evaluations=len(history.evaluations),
+        goodput=spent.share,
+        wall_s=spent.wall_s,
+        seconds=spent.seconds,
+        num_lost_steps=spent.num_lost_steps,
     )
 
 
@@ -111,7 +130,17 @@ def _fewshot(history: History) -> Picture | None:
     return _picture(lambda look: fewshot_png(tasks, look))
 
 
-def _page(history: History, curves: Picture | None, fewshot: Picture | None) -> str:
+def _timeline(spent: Goodput) -> Picture | None:
+    return _picture(lambda look: timeline_png(spent, look)) if spent.spans else None
+
+
+def _page(
+    history: History,
+    spent: Goodput,
+    curves: Picture | None,
+    fewshot: Picture | None,
+    timeline: Picture | None,
+) -> str:
     url = history.run_dir.url
     name = url.rstrip("/").rpartition("/")[2]
     progress = history.last_step / history.total_steps if history.total_steps else None
@@ -121,6 +150,7 @@ def _page(history: History, curves: Picture | None, fewshot: Picture | None) -> 
         "<main>",
         page.section("Training", _training(history, curves)),
         page.section("Few-shot accuracy", *_accuracy(history, fewshot)),
+        page.section("Where the time went", *_times(spent, timeline)),
         page.section("Attempts", _attempts(history)),
         "</main>",
         page.section("How to read this", page.paragraph(HOW_TO_READ), tag="footer"),
@@ -195,6 +225,22 @@ def _accuracy_row(evaluation: Evaluation) -> list[str]:
         str(evaluation.shots),
         str(len(evaluation.per_seed)),
     ]
+
+
+def _times(spent: Goodput, timeline: Picture | None) -> Iterator[str]:
+    if not timeline:
+        yield page.paragraph("No training has been recorded yet.")
+        return
+    description = "The share of each kind over wall time: the seconds of the table below."
+    yield page.picture(timeline.png, timeline.instead, description)
+    columns = (Column("Used for"), Column("Share", True), Column("Time", True))
+    rows = [[KINDS[kind], *_time(s, spent.wall_s)] for kind, s in spent.seconds.items()]
+    yield page.table(columns, [*rows, ["in all", *_time(spent.wall_s, spent.wall_s)]])
+    yield page.paragraph(f"Steps that were done again: {spent.num_lost_steps:,}.")
+
+
+def _time(seconds: float, wall_s: float) -> list[str]:
+    return [f"{seconds / wall_s:.1%}", str(timedelta(seconds=round(seconds)))]
 
 
 def _attempts(history: History) -> str:

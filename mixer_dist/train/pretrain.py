@@ -55,7 +55,7 @@ def train(run: Run, engine: Engine, stop_requests: StopRequests) -> None:
     """The loop over batches. All ranks must call this."""
     config, device, vote = run.config, distributed.device(), distributed.Vote()
     with (
-        closing(Progress(run)) as progress,
+        Progress(run) as progress,
         closing(CheckpointSchedule(run, engine, progress)) as checkpoints,
         training_stream(run) as stream,
     ):
@@ -64,7 +64,9 @@ def train(run: Run, engine: Engine, stop_requests: StopRequests) -> None:
             result = engine.train_step(batch.to(device), rate)
             progress.add(batch, result, rate)
             step = batch.step + 1
-            if step == config.total_steps or step % config.logging.every_steps == 0:
+            # The first step, which compiles, has a record of its own.
+            is_end = step in (run.state.step + 1, config.total_steps)
+            if is_end or step % config.logging.every_steps == 0:
                 progress.report()
             checkpoints.step_done(batch)
             if vote.ask(stop_requests.count > 0) or step == stop_requests.until:

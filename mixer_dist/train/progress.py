@@ -6,11 +6,13 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
+
+import psutil
 
 from mixer_dist import distributed
 from mixer_dist.data.batch import Batch
-from mixer_dist.errors import DataError, NumericsError
+from mixer_dist.errors import DataError, MixerError, NumericsError, PreemptedError
 from mixer_dist.metrics import EventLog, Line, MetricsLog
 from mixer_dist.train.engine import StepResult
 from mixer_dist.train.start import Run
@@ -57,7 +59,20 @@ class Progress:
         if distributed.is_main():
             self._tensorboard = _tensorboard(run)
             kind = "resume" if run.checkpoint else "start"
-            self.events.write(kind, step=run.state.step, world_size=distributed.world_size())
+            self.events.write(
+                kind, step=run.state.step, world_size=distributed.world_size(),
+                began=_process_began(),
+            )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Write what is left, and why the run ends if that is no request to stop."""
+        is_failure = isinstance(error, MixerError) and not isinstance(error, PreemptedError)
+        if is_failure and distributed.is_main():
+            self.events.write("fail", reason=str(error))
+        self.close()
 
     def waited(self, seconds: float) -> None:
         """Count time that the step waited for data."""
@@ -193,6 +208,13 @@ class Progress:
             f"{self.num_bad_samples} of {position} samples are damaged, more than "
             f"data.max_bad_fraction={self.run.config.data.max_bad_fraction:g} allows{named}"
         )
+
+
+def _process_began() -> float:
+    """When this process was started, in seconds since 1970."""
+    # Both of psutil's numbers hold the same boot time, which is known to a second only.
+    since_boot_s = psutil.Process().create_time() - psutil.boot_time()
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + float(since_boot_s)
 
 
 def _tensorboard(run: Run) -> Any:

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def train(run_dir: RunDir, number: int, steps: range, skipped: int | None = None
                 "data_wait_share": 0.1,
                 "batch_digest": "0" * 16,
                 "update_skipped": step == skipped,
-                "time": 1.7e9 + step,
+                "time": time.time() + step,
             }
         )
     log.flush()
@@ -154,9 +155,9 @@ def inked_share(png: bytes) -> float:
 
 
 def test_the_files_lie_in_the_run_directory(run_dir, report):
-    names = ["curves.png", "fewshot.png", "index.html", "metrics.jsonl"]
+    names = ["curves.png", "fewshot.png", "goodput.png", "index.html", "metrics.jsonl"]
     assert STORAGE.names(run_dir.report) == names
-    urls = [report.curves, report.fewshot, report.page, report.metrics]
+    urls = [report.curves, report.fewshot, report.timeline, report.page, report.metrics]
     assert urls == [f"{run_dir.report}/{name}" for name in names]
 
 
@@ -195,6 +196,14 @@ def test_attempts_and_progress_are_told(page):
     assert ("progress", {"value": "0.7500", "max": "1"}) in page.elements
 
 
+def test_the_table_tells_where_the_time_went(report, page):
+    assert sum(report.seconds.values()) == pytest.approx(report.wall_s)
+    assert report.num_lost_steps == 5
+    shares = {row[0]: row[1] for row in page.rows if len(row) == 3}
+    assert shares["training: steps that count"] == f"{report.goodput:.1%}"
+    assert shares["in all"] == "100.0%"
+
+
 def test_names_from_the_run_stay_text(run_dir, page):
     assert run_dir.url in page.text
     assert not {"b", "script", "link", "iframe"} & {tag for tag, _ in page.elements}
@@ -208,15 +217,17 @@ def test_the_page_holds_all_it_shows(page):
         for name, value in attributes.items()
         if name in ("src", "srcset", "href")
     ]
-    assert len(addresses) == 2 * 4  # light and dark, wide and narrow
+    assert len(addresses) == 3 * 4  # light and dark, wide and narrow
     assert all(address.startswith("data:image/png;base64,") for address in addresses)
 
 
 def test_the_pictures_of_the_page_are_the_files(report, page):
     shown = [a["src"] for tag, a in page.elements if tag == "img"]
     pictures = [base64.b64decode(address.partition(",")[2]) for address in shown]
-    assert pictures == [STORAGE.read(report.curves), STORAGE.read(report.fewshot)]
-    assert all(0.005 < inked_share(png) < 0.3 for png in pictures)
+    files = [report.curves, report.fewshot, report.timeline]
+    assert pictures == [STORAGE.read(file) for file in files]
+    assert all(0.005 < inked_share(png) < 0.3 for png in pictures[:2])
+    assert 0.3 < inked_share(pictures[2]) < 0.9  # areas, not lines
 
 
 def test_a_run_that_has_just_begun_has_sentences_and_no_pictures(tmp_path):
