@@ -38,6 +38,19 @@ def placement(environ: Mapping[str, str] = os.environ) -> Placement:
     return Placement(rank, world_size, local_rank, int(environ.get(names[3], world_size)))
 
 
+def launch_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """What a process is started with to take this place among ranks of this machine alone.
+
+    Threads are set too: another number sums in another order.
+    """
+    place = {
+        "RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world_size,
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+        "OMP_NUM_THREADS": max(1, (os.cpu_count() or 1) // world_size),
+    }  # fmt: skip
+    return os.environ | {name: str(value) for name, value in place.items()}
+
+
 def device() -> torch.device:
     """The GPU of this rank, or the CPU where there is none."""
     if not torch.cuda.is_available():

@@ -1,6 +1,5 @@
 """The ranks of a trainer as processes of this machine: started, watched, killed."""
 
-import os
 import re
 import signal
 import socket
@@ -10,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mixer_dist import distributed
 from mixer_dist.errors import MixerError
 from mixer_dist.operations.verify_resume.plan import Start
 
@@ -26,12 +26,12 @@ class Trainer:
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self.last_step = 0
         """Of those that rank 0 says are done; 0 before it says anything."""
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-        command = [sys.executable, "-m", "mixer_dist", "pretrain", *arguments]
+        command = [sys.executable, "-u", "-m", "mixer_dist", "pretrain", *arguments]
+        port = _free_port()
         self._ranks = [
             subprocess.Popen(
                 command,
-                env=_environment(rank, start.num_ranks) | address,
+                env=distributed.launch_variables(rank, start.num_ranks, port),
                 stdout=self._log if rank else subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -86,15 +86,6 @@ class Trainer:
         """SIGUSR2 to all ranks, as launchers pass it on when a job has to make way."""
         for process in self._ranks:
             process.send_signal(signal.SIGUSR2)
-
-
-def _environment(rank: int, num_ranks: int) -> dict[str, str]:
-    """A place among the ranks, and as many threads at each start: more would sum in other order."""
-    place = {"RANK": rank, "WORLD_SIZE": num_ranks}
-    local = {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": num_ranks}
-    threads = {"OMP_NUM_THREADS": max(1, (os.cpu_count() or 1) // num_ranks)}
-    ours = {name: str(value) for name, value in (threads | place | local).items()}
-    return os.environ | ours | {"PYTHONUNBUFFERED": "1"}
 
 
 def _free_port() -> int:
