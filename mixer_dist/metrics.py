@@ -10,7 +10,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -149,6 +149,18 @@ def read_metrics(storage: Storage, run_dir: RunDir) -> list[Line]:
         kept = {step: line for step, line in kept.items() if step <= resumed_from[attempt]}
         kept.update({line["step"]: line for line in attempt_lines(storage, run_dir, attempt)})
     return [kept[step] for step in sorted(kept)]
+
+
+def newest_lines(storage: Storage, run_dir: RunDir, step: int) -> Iterator[Line]:
+    """The lines that led to a step, newest first; each file is read when it is come to."""
+    names = [name for name in storage.names(run_dir.metrics) if _METRICS_FILE.match(name)]
+    for attempt in reversed(attempt_numbers(storage, run_dir)):
+        resumed_from = read_attempt(storage, run_dir, attempt).resumed_from
+        for name in sorted(names, reverse=True) if resumed_from < step else ():
+            if name.startswith(f"attempt-{attempt:04d}-"):
+                lines = _lines(storage, join(run_dir.metrics, name))
+                yield from (line for line in reversed(lines) if line["step"] <= step)
+        step = min(step, resumed_from)
 
 
 def read_events(storage: Storage, run_dir: RunDir, attempt: int) -> list[Line]:

@@ -38,8 +38,10 @@ class Hub:
         self._left: set[int] = set()
         self._main_left = asyncio.Event()
         self._ending: Ending | None = None
-        self._standings: dict[int, Standing] | None = None
-        """Of those that answered, once a rank has asked."""
+        self._hang_s: float | None = None
+        """How long nothing has moved, once a rank has said so."""
+        self._standings: dict[int, Standing] = {}
+        """Of the ranks that have answered since."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="hub", daemon=True)
         self._thread.start()
@@ -98,20 +100,22 @@ class Hub:
                 self._leaves(rank)
                 name = rank_names([rank], self._hosts)
                 self._end(Ending(f"{name} failed", exit_code, (rank,), is_said=True))
-            case {"type": "hang", "seconds": seconds} if self._standings is None:
-                self._standings = {}
+            case {"type": "hang", "seconds": seconds} if self._hang_s is None:
+                self._hang_s = seconds
                 self._tell({"type": "ask"})
-                self._loop.call_later(ANSWER_S, self._judge, seconds)
+                self._loop.call_later(ANSWER_S, self._judge)
             case {"type": "standing", "step": step, "phase": phase}:
-                self._standings = (self._standings or {}) | {rank: Standing(step, phase)}
+                self._standings[rank] = Standing(step, phase)
+                if self._standings.keys() >= self._writers.keys():
+                    self._judge()
 
     def _leaves(self, rank: int) -> None:
         self._left.add(rank)
         if rank == 0:
             self._main_left.set()
 
-    def _judge(self, seconds: float) -> None:
-        self._end(hang(seconds, self._standings or {}, self._hosts))
+    def _judge(self) -> None:
+        self._end(hang(self._hang_s or 0.0, self._standings, self._hosts))
 
     def _end(self, ending: Ending) -> None:
         """The first reason counts: the others follow from it."""

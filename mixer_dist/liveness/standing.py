@@ -1,10 +1,16 @@
 """Where ranks stand in a run, and who therefore waits for whom; pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-PHASES = ("start", "data", "step", "report", "save")
-"""In the order in which a step goes through them."""
+PHASES = {
+    "start": "starting",
+    "data": "waiting for the data of step {}",
+    "step": "computing step {}",
+    "report": "reporting step {}",
+    "save": "saving step {}",
+}
+"""What a rank does, in the order in which a step goes through it."""
 
 
 class Standing(NamedTuple):
@@ -16,10 +22,10 @@ class Standing(NamedTuple):
     @property
     def progress(self) -> tuple[int, int]:
         """Sorts: who has less holds up who has more."""
-        return self.step, PHASES.index(self.phase)
+        return self.step, list(PHASES).index(self.phase)
 
     def __str__(self) -> str:
-        return f"{self.phase} of step {self.step}" if self.step else self.phase
+        return PHASES[self.phase].format(self.step)
 
 
 class Ending(NamedTuple):
@@ -46,27 +52,24 @@ def hang(seconds: float, standings: Mapping[int, Standing], hosts: Sequence[str]
     least = min((s.progress for s in standings.values()), default=None)
     behind = tuple(rank for rank, s in sorted(standings.items()) if s.progress == least)
     culprits = silent or behind
-    if len(culprits) == len(standings) > 1:
-        where = f"all {len(hosts)} ranks are in {standings[0]}: a collective does not end"
-        return Ending(f"no step for {seconds:.0f} s: {where}")
-    waiting = {rank: s for rank, s in standings.items() if rank not in culprits}
-    name = rank_names(culprits, hosts)
-    verb = ("does" if silent else "is") if len(culprits) == 1 else ("do" if silent else "are")
-    state = "not answer: frozen, or stuck" if silent else f"in {standings[culprits[0]]}"
-    tail = f"; {_waiting(waiting)}" if waiting else ""
-    return Ending(f"no step for {seconds:.0f} s: {name} {verb} {state}{tail}", ranks=culprits)
+    if len(hosts) > 1 and len(behind) == len(hosts):
+        sentence = f"all {len(hosts)} ranks are {standings[0]}: a collective does not end"
+        return Ending(f"no step for {seconds:.0f} s: {sentence}")
+    verb = ("does", "is") if len(culprits) == 1 else ("do", "are")
+    state = f"{verb[0]} not answer" if silent else f"{verb[1]} {standings[culprits[0]]}"
+    sentences = [f"{rank_names(culprits, hosts)} {state}", *_waiting(standings, culprits, hosts)]
+    return Ending(f"no step for {seconds:.0f} s: {'; '.join(sentences)}", ranks=culprits)
 
 
-def _waiting(standings: Mapping[int, Standing]) -> str:
-    """The ranks by where they wait."""
-    places: dict[Standing, list[int]] = {}
-    for rank, standing in sorted(standings.items()):
-        places.setdefault(standing, []).append(rank)
-    parts = [
-        f"rank{'s' * (len(ranks) > 1)} {', '.join(_runs(ranks))} in {standing}"
-        for standing, ranks in places.items()
-    ]
-    return f"waiting for that: {', '.join(parts)}"
+def _waiting(
+    standings: Mapping[int, Standing], culprits: Sequence[int], hosts: Sequence[str]
+) -> Iterator[str]:
+    """The other ranks, those at the same place together."""
+    waiting = {rank: s for rank, s in sorted(standings.items()) if rank not in culprits}
+    for place in dict.fromkeys(waiting.values()):
+        ranks = [rank for rank, standing in waiting.items() if standing == place]
+        verb = "waits" if len(ranks) == 1 else "wait"
+        yield f"{rank_names(ranks, hosts)} {verb} for that, {place}"
 
 
 def _runs(ranks: Iterable[int]) -> list[str]:
