@@ -45,9 +45,8 @@ class Hub:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="hub", daemon=True)
         self._thread.start()
-        self._server = asyncio.run_coroutine_threadsafe(
-            _listening(self._serve), self._loop
-        ).result()
+        listening = asyncio.start_server(self._serve, sock=_free_port())
+        self._server = asyncio.run_coroutine_threadsafe(listening, self._loop).result()
 
     @property
     def port(self) -> int:
@@ -129,6 +128,8 @@ class Hub:
                 writer.write(json.dumps(message).encode() + b"\n")
 
 
-async def _listening(serve: Any) -> asyncio.Server:
-    """On a free port of all interfaces: which of them the others come by is not known."""
-    return await asyncio.start_server(serve, host=None, port=0)
+def _free_port() -> socket.socket:
+    """Listening on all interfaces: which of them the other ranks come by is not known."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", 0))

@@ -98,15 +98,15 @@ def stragglers(compute_s: Sequence[float], wait_shares: Sequence[float]) -> list
 
 
 class NamedStragglers:
-    """Lets a rank be named again only after some intervals."""
+    """Lets a rank be named again only after some intervals, and none in the first, a cold start."""
 
     def __init__(self) -> None:
         self._interval = 0
-        self._named_in: dict[int, int] = {}
+        self._silent_until: dict[int, int] = {}
 
     def new(self, found: Sequence[Straggler]) -> list[Straggler]:
         """Those of an interval that are to be named now."""
         self._interval += 1
-        due = [s for s in found if self._interval >= self._named_in.get(s.rank, 0)]
-        self._named_in |= {s.rank: self._interval + SILENT_INTERVALS for s in due}
+        due = [s for s in found if self._interval >= self._silent_until.get(s.rank, 2)]
+        self._silent_until |= {s.rank: self._interval + SILENT_INTERVALS for s in due}
         return due
