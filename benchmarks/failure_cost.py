@@ -53,8 +53,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=15, help="pairs of blocks")
-    parser.add_argument("--steps", type=int, default=50, help="of a block")
+    parser.add_argument("--rounds", type=int, default=30, help="pairs of blocks")
+    parser.add_argument("--steps", type=int, default=20, help="of a block")
     parser.add_argument("--engine", default="ddp")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -80,8 +80,8 @@ def costs(
     """CPU ms a step of watched and of bare blocks, and the collectives that watching adds."""
     torch.set_num_threads(1)
     config = tiny_config(
-        engine_name, run_dir=folder, total_steps=10**6, logging={"every_steps": REPORT_STEPS},
-        numerics={"spike_z": 1e6, "on_spike": "skip"},
+        engine_name, run_dir=folder, total_steps=10**6, micro_batch_size=10,
+        logging={"every_steps": REPORT_STEPS}, numerics={"spike_z": 1e6, "on_spike": "skip"},
     )  # fmt: skip
     watched, bare = [], []
     with distributed.connected(60), peers_watched() as peers, Watchdog(peers, config) as watchdog:
