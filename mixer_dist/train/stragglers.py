@@ -102,11 +102,12 @@ class NamedStragglers:
 
     def __init__(self) -> None:
         self._interval = 0
-        self._silent_until: dict[int, int] = {}
+        self._silent_until: dict[tuple[int, str], int] = {}
 
     def new(self, found: Sequence[Straggler]) -> list[Straggler]:
         """Those of an interval that are to be named now."""
         self._interval += 1
-        due = [s for s in found if self._interval >= self._silent_until.get(s.rank, 2)]
-        self._silent_until |= {s.rank: self._interval + SILENT_INTERVALS for s in due}
+        due = [s for s in found if self._interval >= self._silent_until.get((s.rank, s.phase), 2)]
+        again = self._interval + SILENT_INTERVALS
+        self._silent_until |= {(s.rank, s.phase): again for s in due}
         return due

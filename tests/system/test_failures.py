@@ -115,7 +115,7 @@ def test_slow_ranks_are_named_with_what_is_slow(ranks, arguments, run_dir, log):
     found = {(e["slow_rank"], e["phase"]): e for e in events(run_dir, "straggler")}
     assert found.keys() >= {(1, "compute"), (2, "data")}
     assert found[1, "compute"]["factor"] > 3
-    assert said(log, 0).count("computes slowly") == 1  # in 8 intervals
+    assert said(log, 0).count(f"rank 1 (host {HOST}) computes slowly") == 1  # in 8 intervals
 
 
 SPIKES = ["numerics.spike_z=50", "numerics.on_spike=skip", "numerics.window=8"]
