@@ -176,7 +176,8 @@ def strange_endings(kill: Kill | None, endings: Sequence[str]) -> list[str]:
     """Those of ranks that were not killed, came to no end and gave no line that says why."""
     if kill is None:
         return [e for e in endings if e != FINISHED]
-    return [e for e in endings if e not in (KILLED, FINISHED) and not e.startswith("stopped: ")]
+    expected = (KILLED, FINISHED, "exit code 1")  # 1: ended with the rank, its main thread stuck
+    return [e for e in endings if e not in expected and not e.startswith("stopped: ")]
 
 
 def wrong_choices(storage: Storage, run_dir: RunDir, found: Found) -> list[str]:

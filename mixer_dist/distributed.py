@@ -2,12 +2,13 @@
 
 import json
 import os
+import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -99,17 +100,9 @@ def _check_address(place: Placement) -> None:
         )
 
 
-@contextmanager
-def peers_watched() -> Iterator[None]:
-    """Turn the failure of a collective, which means that another rank ended, into one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error)
-        if not isinstance(error, dist.DistError) and "gloo" not in text and "NCCL" not in text:
-            raise
-        message = f"rank {rank()} lost another rank, whose message says why: {text.splitlines()[0]}"
-        raise MixerError(message) from error
+def main_address(environ: Mapping[str, str] = os.environ) -> str:
+    """The host of rank 0, as the other ranks reach it."""
+    return environ["MASTER_ADDR"]
 
 
 def rank() -> int:
@@ -165,6 +158,17 @@ def on_all(action: Callable[[], Any], group: dist.ProcessGroup | None = None) ->
     if failure:
         raise failure
     return [_value(outcome) for outcome in outcomes]
+
+
+def fail_together(error: MixerError) -> NoReturn:
+    """Raise an error that every rank knows of: PeerError off rank 0. All ranks must call this."""
+    raise error if is_main() else PeerError(str(error), error.exit_code)
+
+
+def hosts() -> list[str]:
+    """The host name of each rank. All ranks must call this."""
+    names: list[str] = gather(socket.gethostname())
+    return names
 
 
 def _outcome(action: Callable[[], Any]) -> tuple[dict[str, Any], MixerError | None]:

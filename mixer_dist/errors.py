@@ -9,7 +9,7 @@ MixerError                 1  failed while running
 ├── DataError                 a data shard, index or manifest is not what it should be
 ├── CheckpointError           a checkpoint is damaged or cannot be written
 │   └── SupersededError    3  another trainer has taken the run over
-├── NumericsError             the loss stayed non-finite
+├── NumericsError             too many updates were skipped, or replicas differ
 ├── PreemptedError        75  asked to stop: the same command goes on
 └── PeerError                 another rank failed and has said why
 """
@@ -74,7 +74,7 @@ class SupersededError(CheckpointError):
 
 
 class NumericsError(MixerError):
-    """Too many steps in a row had a non-finite gradient."""
+    """Too many updates in a row were skipped, or ranks hold other values than their replicas."""
 
 
 class PreemptedError(MixerError):

@@ -10,7 +10,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -155,6 +155,16 @@ def living_lines(attempts: Iterable[tuple[int, Sequence[Line]]]) -> list[Line]:
         kept = {step: line for step, line in kept.items() if step <= resumed_from}
         kept.update({line["step"]: line for line in lines})
     return [kept[step] for step in sorted(kept)]
+
+
+def newest_lines(storage: Storage, run_dir: RunDir, step: int) -> Iterator[Line]:
+    """The lines that led to a step, newest first; each file is read when it is come to."""
+    files = metrics_files(storage, run_dir)[::-1]
+    for attempt in reversed(attempt_numbers(storage, run_dir)):
+        resumed_from = read_attempt(storage, run_dir, attempt).resumed_from
+        for _, url in (file for file in files if file[0] == attempt and resumed_from < step):
+            yield from (line for line in reversed(lines_of(storage, url)) if line["step"] <= step)
+        step = min(step, resumed_from)
 
 
 def read_events(

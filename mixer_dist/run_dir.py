@@ -30,6 +30,16 @@ class Change(Section):
     new: Any
 
 
+class SkippedSteps(Section):
+    """Steps whose data were left out by hand."""
+
+    first: int
+    last: int
+    """As numbered before they were left out."""
+    window: tuple[int, int]
+    """The global positions [start, stop) that they would have read."""
+
+
 class Attempt(Section):
     """One start of a run."""
 
@@ -41,6 +51,8 @@ class Attempt(Section):
     """The first global position that it reads."""
     skipped: tuple[tuple[int, int], ...] = ()
     """Windows [start, stop) of global positions that it never reads."""
+    skipped_steps: tuple[SkippedSteps, ...] = ()
+    """The steps that they came from."""
     changes: tuple[Change, ...] = ()
     """All that led from the run's first configuration to this one."""
     dataset: str
@@ -97,6 +109,9 @@ class RunDir:
 
     def events_folder(self, attempt: int) -> str:
         return join(self.events, f"attempt-{attempt:04d}")
+
+    def hangs_folder(self, attempt: int) -> str:
+        return join(self.url, "hangs", f"attempt-{attempt:04d}")
 
     def events_file(self, attempt: int, rank: int, part: int = 0) -> str:
         suffix = f"-{part:03d}" if part else ""

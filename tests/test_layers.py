@@ -9,7 +9,7 @@ LAYERS = [
     {"__init__", "errors"},
     {"yaml_tree", "sections"},
     {"config"},
-    {"distributed"},
+    {"distributed", "liveness"},
     {"storage", "logs", "progress", "stop_requests"},
     {"run_dir"},
     {"metrics", "goodput"},

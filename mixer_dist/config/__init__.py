@@ -20,6 +20,7 @@ from mixer_dist.config.training import (
     EngineConfig,
     KeepBestConfig,
     LoggingConfig,
+    NumericsConfig,
     OptimizerConfig,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "KeepBestConfig",
     "LoggingConfig",
     "ModelConfig",
+    "NumericsConfig",
     "OptimizerConfig",
     "OrderConfig",
     "RandAugmentConfig",

@@ -36,6 +36,15 @@ class OrderConfig(Section):
     """Samples shuffled among each other within a lane; by default one chunk."""
 
 
+def _in_order(steps: tuple[int, int]) -> tuple[int, int]:
+    if steps[0] > steps[1]:
+        raise ValueError("must be [first, last] with first <= last")
+    return steps
+
+
+Steps = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_in_order)]
+
+
 class DataConfig(Section):
     """What is read, and how."""
 
@@ -48,6 +57,9 @@ class DataConfig(Section):
     """Batches a rank prepares ahead of the training step."""
     max_bad_fraction: Fraction = 0.001
     """Share of undecodable samples above which the run stops."""
+    skip_steps: tuple[Steps, ...] = ()
+    """[first, last] of steps to come, as numbered in the metrics: what they would read is never
+    read, and what follows moves up. Given at a restart, and recorded with the run."""
     stages: tuple[str, ...] = ()
     """Dotted names of your own webdataset pipeline stages, run on decoded crops."""
 

@@ -14,6 +14,7 @@ from mixer_dist.config.training import (
     CheckpointConfig,
     EngineConfig,
     LoggingConfig,
+    NumericsConfig,
     OptimizerConfig,
 )
 from mixer_dist.sections import NonNegativeInt, PositiveInt, Section, Url, parse
@@ -44,7 +45,7 @@ class RunConfig(Section):
     """Permissions that new files lack, octal: "002" shares run_dir with a group."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     max_consecutive_skips: PositiveInt = 10
-    """Steps with a non-finite gradient, in a row, after which the run stops."""
+    """Updates skipped in a row, after which the run stops."""
     model: ModelConfig
     init_from: Url | None = None
     """Weights to begin with, not moments: a .npz or .safetensors file (names ours or timm's), a
@@ -53,6 +54,7 @@ class RunConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig
     engine: EngineConfig = EngineConfig()
+    numerics: NumericsConfig = NumericsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
     storage: dict[Url, StorageConfig] = Field(default_factory=dict)
@@ -66,6 +68,16 @@ class RunConfig(Section):
                 f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) "
                 f"must be below total_steps ({self.total_steps})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _skipped_steps_are_steps(self) -> "RunConfig":
+        for first, last in self.data.skip_steps:
+            if last > self.total_steps:
+                raise ValueError(
+                    f"data.skip_steps: [{first}, {last}] must end by total_steps "
+                    f"({self.total_steps})"
+                )
         return self
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
 """How steps are taken, and what is written down on the way."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from mixer_dist.sections import (
     DecayRate,
@@ -43,7 +43,26 @@ class EngineConfig(Section):
     shard_ranks: PositiveInt | None = None
     """Under hsdp: ranks that share one copy of the state; by default those of a node."""
     timeout_s: PositiveFloat = 600.0
-    """A collective that takes longer ends the run."""
+    """A collective that takes longer ends the run, where nothing else has noticed before."""
+    hang_timeout_s: PositiveFloat | None = None
+    """A run that does not move for so long is ended, and the rank named that holds it up; by
+    default half of timeout_s. Storage that is ridden out counts: keep it above deadline_s."""
+    start_timeout_s: PositiveFloat = 1800.0
+    """The same until the first step is done, which may wait for a compiler and for NCCL."""
+
+    @property
+    def hang_limit_s(self) -> float:
+        """hang_timeout_s with its default."""
+        return self.hang_timeout_s or self.timeout_s / 2
+
+    @model_validator(mode="after")
+    def _hangs_are_told_first(self) -> "EngineConfig":
+        if self.hang_limit_s >= self.timeout_s:
+            raise ValueError(
+                f"hang_timeout_s ({self.hang_limit_s:g}) must be below timeout_s "
+                f"({self.timeout_s:g}), which ends a collective without saying who is missing"
+            )
+        return self
 
 
 class KeepBestConfig(Section):
@@ -83,6 +102,20 @@ class CheckpointConfig(Section):
                 "set keep_last too"
             )
         return self
+
+
+class NumericsConfig(Section):
+    """What is done about values that cannot be right."""
+
+    spike_z: PositiveFloat | None = None
+    """A loss or gradient norm so many sigmas above the last ones is a spike; null tolerates all.
+    Median and median absolute deviation stand for mean and sigma; 10 is rare in a healthy run."""
+    on_spike: Literal["warn", "skip"] = "warn"
+    """skip: leave out the update, as where a gradient is not finite; for gradient norms only."""
+    window: Annotated[int, Field(ge=8)] = 128
+    """Updates that a value is compared with; there are no spikes before there are so many."""
+    replica_check: bool = True
+    """Compare what several ranks hold alike, bit by bit, before each save."""
 
 
 class LoggingConfig(Section):

@@ -158,6 +158,18 @@ def batch_positions(position: int, size: int, skipped: Sequence[Window] = ()) ->
     return np.concatenate(found).astype(np.int64)
 
 
+def position_after(position: int, count: int, skipped: Sequence[Window] = ()) -> int:
+    """The position to be read next, once `count` were read from `position` on."""
+    for window in sorted(skipped, key=lambda w: w.start):
+        if window.stop <= position:
+            continue
+        before = max(0, window.start - position)
+        if count < before:
+            break
+        count, position = count - before, window.stop
+    return position + count
+
+
 def rank_slice(rank: int, world_size: int, global_batch_size: int) -> slice:
     """The batch indices of a rank: whole pairs, for any world size up to half the batch."""
     edges = [2 * (r * global_batch_size // (2 * world_size)) for r in (rank, rank + 1)]

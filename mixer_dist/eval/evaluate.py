@@ -22,6 +22,7 @@ from mixer_dist.data.manifest import Dataset, load_dataset
 from mixer_dist.errors import ConfigError, MissingError
 from mixer_dist.eval.features import dataset_features
 from mixer_dist.eval.fewshot import fewshot_accuracy
+from mixer_dist.liveness import peers_watched
 from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
@@ -51,7 +52,7 @@ def evaluate(config: RunConfig, task_name: str, checkpoint: str | None = None) -
     """
     storage, run_dir = Storage(config.storage), RunDir(config.run_dir)
     task = find_task(config, task_name)
-    with distributed.connected(config.engine.timeout_s), distributed.peers_watched():
+    with distributed.connected(config.engine.timeout_s), peers_watched():
         subject = find_subject(config, storage, run_dir, checkpoint)
         logger.info("%s on %s (step %d)", task.name, subject.checkpoint, subject.step)
         result = fewshot_result(config, task, subject, storage)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from mixer_dist.config import RunConfig
 from mixer_dist.data.batch import Batch
 from mixer_dist.data.manifest import Dataset
-from mixer_dist.data.order import Window, batch_positions
+from mixer_dist.data.order import Window, position_after
 from mixer_dist.data.run_data import sample_order, training_data
 from mixer_dist.data.stream import Cursor, Share, TrainStream
 from mixer_dist.errors import ConfigError
@@ -87,8 +87,8 @@ def _as_trained(
     config = attempt.config.model_copy(update={"data": data})
     skipped = tuple(Window(*window) for window in attempt.skipped)
     num_before = (step - 1 - attempt.resumed_from) * config.global_batch_size
-    passed = batch_positions(attempt.position, num_before + 1, skipped)
-    return config, Cursor(step - 1, int(passed[-1]), skipped)
+    position = position_after(attempt.position, num_before, skipped)
+    return config, Cursor(step - 1, position, skipped)
 
 
 def _attempts(config: RunConfig, storage: Storage) -> list[Attempt]:

@@ -33,6 +33,8 @@ RULES: dict[str, Rule] = {
             "it says how steps are computed, not what they give"),
     **_each("checkpoint logging evals", "free", "it says what is written down on the way"),
     **_each("max_consecutive_skips data.max_bad_fraction", "free", "it says when to give up"),
+    **_each("data.skip_steps", "free", "what it leaves out is recorded by itself"),
+    **_each("numerics.replica_check", "free", "it looks and changes nothing"),
     **_each("total_steps", "named", "the learning rate falls until then"),
     **_each("optimizer.learning_rate optimizer.warmup_steps optimizer.decay "
             "optimizer.end_learning_rate", "named", "the learning rate follows it at every step"),
@@ -41,6 +43,8 @@ RULES: dict[str, Rule] = {
     **_each("augment data.stages", "named", "it decides the pixels of all further images"),
     **_each("global_batch_size", "named",
             "the data go on at the same position, in batches of the new size"),
+    **_each("numerics.spike_z numerics.on_spike numerics.window", "named",
+            "it decides which updates are made"),
     **_each("seed", "fixed", "the order of the data and every random draw come from it"),
     **_each("dataset", "fixed", "the images or labels that data.train leads to are other ones"),
     **_each("data.order", "fixed", "another order would repeat some samples and miss others"),

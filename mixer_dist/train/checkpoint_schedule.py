@@ -11,11 +11,13 @@ from mixer_dist.checkpoint.gc import Retention
 from mixer_dist.checkpoint.layout import TrainingState
 from mixer_dist.checkpoint.save import Saved, Saver
 from mixer_dist.data.batch import Batch
-from mixer_dist.errors import CheckpointError, PeerError, PreemptedError, SupersededError
+from mixer_dist.errors import CheckpointError, NumericsError, PreemptedError, SupersededError
 from mixer_dist.stop_requests import StopRequests
 from mixer_dist.train.engine import Engine
 from mixer_dist.train.progress import Progress
+from mixer_dist.train.replicas import check_replicas
 from mixer_dist.train.start import Run
+from mixer_dist.train.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +25,12 @@ logger = logging.getLogger(__name__)
 class CheckpointSchedule:
     """Saves an engine's state as it trains; close it to end what is under way."""
 
-    def __init__(self, run: Run, engine: Engine, progress: Progress) -> None:
+    def __init__(self, run: Run, engine: Engine, progress: Progress, watchdog: Watchdog) -> None:
         """All ranks must call this."""
         self._run = run
         self._engine = engine
         self._progress = progress
+        self._watchdog = watchdog
         self._saver = Saver(
             run.storage,
             run.run_dir,
@@ -55,11 +58,13 @@ class CheckpointSchedule:
 
     def finish(self) -> None:
         """Wait for the last save; CheckpointError where it failed. All ranks must call this."""
+        self._watchdog.enter("save")
         if self._saver.is_busy:
             self._tell(self._saver.wait())
 
     def save_and_stop(self, batch: Batch, requests: StopRequests) -> None:
         """Save once more, and end by PreemptedError, saved or not. All ranks must call this."""
+        self._watchdog.enter("save")
         if self._newest_step != batch.step + 1 and self._ends(lambda: requests.is_urgent):
             self._make_way()
             self._start(batch)
@@ -69,14 +74,16 @@ class CheckpointSchedule:
             self._saver.abandon()
         if distributed.is_main():
             self._progress.events.write("preempt", step=batch.step + 1, signal=requests.last)
-            raise PreemptedError(
+        distributed.fail_together(
+            PreemptedError(
                 f"stopped after step {batch.step + 1} {requests.cause}; the same command goes on "
                 "from the newest checkpoint"
             )
-        raise PeerError("rank 0 has said why", PreemptedError.exit_code)
+        )
 
     def close(self) -> None:
         """End what is under way, within the grace time."""
+        self._watchdog.enter("save")
         if not self._ends():
             self._saver.abandon()
 
@@ -85,6 +92,7 @@ class CheckpointSchedule:
 
     def _start(self, batch: Batch) -> None:
         self._progress.report()
+        self._check_replicas(batch)
         state = TrainingState(
             step=batch.step + 1,
             num_updates=self._engine.num_updates,
@@ -96,6 +104,17 @@ class CheckpointSchedule:
         self._newest_step = state.step
         self._is_due = False
 
+    def _check_replicas(self, batch: Batch) -> None:
+        """NumericsError where a checkpoint would hold what only one of several ranks holds."""
+        if not self._run.config.numerics.replica_check:
+            return
+        try:
+            check_replicas(self._engine.replicas(), self._engine.replica_set, self._run.hosts)
+        except NumericsError as error:  # on rank 0, which tells it
+            step = batch.step + 1
+            self._progress.events.write("replicas_differ", step=step, reason=str(error))
+            raise
+
     def _is_free(self, step: int) -> bool:
         """Whether no rank has a save under way."""
         num_busy = distributed.sum_words([int(self._saver.is_busy)])[0]
@@ -105,6 +124,7 @@ class CheckpointSchedule:
 
     def _make_way(self) -> None:
         """Wait for the save under way; if it fails, the last one makes up for it."""
+        self._watchdog.enter("save")
         if self._saver.is_busy:
             self._take(self._saver.wait)
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from mixer_dist.checkpoint.pieces import Piece
 from mixer_dist.data.batch import Batch
@@ -12,6 +13,11 @@ from mixer_dist.data.batch import Batch
 
 def do_nothing() -> None:
     """What an engine does before an update, as long as nobody wants more."""
+
+
+def not_finite(grad_norm: Tensor) -> Tensor:
+    """1 where the norm is not finite, else 0: the guard of a run that tolerates spikes."""
+    return (~torch.isfinite(grad_norm)).to(torch.float32)
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class StepResult:
     grad_norm: Tensor
     """Global norm before clipping."""
     update_skipped: Tensor
-    """1 where the gradient was not finite and the weights stayed as they were."""
+    """1 where the weights stayed as they were."""
 
 
 class Engine(Protocol):
@@ -31,6 +37,9 @@ class Engine(Protocol):
 
     before_update: Callable[[], None]
     """Called in each step when all gradients are there, before weights and moments change."""
+    guard: Callable[[Tensor], Tensor]
+    """Called in each step with the global norm of the gradient, on the device: 1 where the update
+    is to be skipped, else 0. Where the norm is not finite, it is skipped without asking."""
 
     def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
         """One update from the global batch, in micro-batches. All ranks must call this."""
@@ -42,6 +51,20 @@ class Engine(Protocol):
 
     def refresh(self, num_updates: int) -> None:
         """Bring all else up to the pieces, once they were read. All ranks must call this."""
+        ...
+
+    def replicas(self) -> Iterator[tuple[str, Tensor]]:
+        """What other ranks hold too, bit by bit, by name; nothing where no rank does."""
+        ...
+
+    @property
+    def replica_set(self) -> int:
+        """The same number on all ranks that hold the same replicas."""
+        ...
+
+    @property
+    def timed_module(self) -> nn.Module:
+        """A large matrix product, in whose forward no rank waits for another."""
         ...
 
     @property

@@ -1,5 +1,6 @@
 """A pretraining run, from top to bottom."""
 
+import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +12,8 @@ from mixer_dist.config import RunConfig
 from mixer_dist.data.batch import Batch
 from mixer_dist.data.order import Window
 from mixer_dist.data.stream import Cursor, Share, TrainStream, micro_batch_shape
+from mixer_dist.liveness import peers_watched
+from mixer_dist.metrics import Line
 from mixer_dist.models.mixer import depth_rates
 from mixer_dist.stop_requests import StopRequests
 from mixer_dist.train.build import build_engine, model_dimensions
@@ -19,7 +22,11 @@ from mixer_dist.train.description import describe
 from mixer_dist.train.engine import Engine
 from mixer_dist.train.optim import scheduled_rate
 from mixer_dist.train.progress import Progress
+from mixer_dist.train.spikes import UpdateGuard, recent_values
 from mixer_dist.train.start import Run, start_run
+from mixer_dist.train.stragglers import ForwardTimer
+from mixer_dist.train.update_checks import recent_updates
+from mixer_dist.train.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +42,11 @@ def pretrain(
     rank was asked to stop, or after the step until which it was to train.
     """
     stop_requests = stop_requests or StopRequests()
-    with distributed.connected(config.engine.timeout_s), distributed.peers_watched():
+    with (
+        distributed.connected(config.engine.timeout_s),
+        peers_watched() as peers,
+        Watchdog(peers, config) as watchdog,
+    ):
         run = start_run(config, may_change)
         world_size = distributed.world_size()
         for sentence in describe(run.config, world_size, run.dataset, run.state):
@@ -48,18 +59,22 @@ def pretrain(
         if run.checkpoint:
             load_pieces(run.storage, run.checkpoint, engine.pieces())
             engine.refresh(run.state.num_updates)
-        train(run, engine, stop_requests)
+        train(run, engine, stop_requests, watchdog)
 
 
-def train(run: Run, engine: Engine, stop_requests: StopRequests) -> None:
+def train(run: Run, engine: Engine, stop_requests: StopRequests, watchdog: Watchdog) -> None:
     """The loop over batches. All ranks must call this."""
     config, device, vote = run.config, distributed.device(), distributed.Vote()
+    recent = recent_updates(run)
+    guard_updates(run, engine, recent)
+    timer = ForwardTimer(engine.timed_module)
     with (
-        Progress(run) as progress,
-        closing(CheckpointSchedule(run, engine, progress)) as checkpoints,
+        Progress(run, timer, recent) as progress,
+        closing(CheckpointSchedule(run, engine, progress, watchdog)) as checkpoints,
         training_stream(run) as stream,
     ):
-        for batch in timed(stream, progress):
+        watchdog.keep_in(run.storage, run.run_dir, run.attempt.attempt, progress.events)
+        for batch in timed(stream, progress, watchdog):
             rate = scheduled_rate(batch.step, config.total_steps, config.optimizer)
             result = engine.train_step(batch.to(device), rate)
             progress.add(batch, result, rate)
@@ -67,6 +82,7 @@ def train(run: Run, engine: Engine, stop_requests: StopRequests) -> None:
             # The first step, which compiles, has a record of its own.
             is_end = step in (run.state.step + 1, config.total_steps)
             if is_end or step % config.logging.every_steps == 0:
+                watchdog.enter("report")
                 progress.report()
             checkpoints.step_done(batch)
             if vote.ask(stop_requests.count > 0) or step == stop_requests.until:
@@ -91,13 +107,23 @@ def training_stream(run: Run) -> TrainStream:
     )
 
 
-def timed(batches: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
+def guard_updates(run: Run, engine: Engine, recent: Sequence[Line]) -> None:
+    """Have updates skipped whose gradient norm spikes, where the configuration asks for it."""
+    numerics, device = run.config.numerics, distributed.device()
+    if numerics.spike_z and numerics.on_spike == "skip":
+        norms = recent_values([line["grad_norm"] for line in recent], numerics.window, device)
+        engine.guard = UpdateGuard(norms, numerics.spike_z)
+
+
+def timed(batches: Iterable[Batch], progress: Progress, watchdog: Watchdog) -> Iterator[Batch]:
     """The batches, with the time spent waiting for each counted."""
     stream = iter(batches)
-    while True:
+    for step in itertools.count(progress.run.state.step + 1):
+        watchdog.enter("data", step)
         began = time.monotonic()
         batch = next(stream, None)
         progress.waited(time.monotonic() - began)
         if batch is None:
             return
+        watchdog.enter("step")
         yield batch

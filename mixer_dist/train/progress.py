@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self
 
@@ -12,12 +12,13 @@ import psutil
 
 from mixer_dist import distributed
 from mixer_dist.data.batch import Batch
-from mixer_dist.errors import DataError, MixerError, NumericsError, PreemptedError
+from mixer_dist.errors import MixerError, PreemptedError
 from mixer_dist.metrics import EventLog, Line, MetricsLog
+from mixer_dist.train.bad_samples import BadSamples
 from mixer_dist.train.engine import StepResult
 from mixer_dist.train.start import Run
-
-MIN_SAMPLES = 10_000  # below which max_bad_fraction is not taken literally
+from mixer_dist.train.stragglers import ForwardTimer, NamedStragglers, stragglers
+from mixer_dist.train.update_checks import UpdateChecks
 
 logger = logging.getLogger(__name__)
 
@@ -39,23 +40,26 @@ class Progress:
     """Collects steps, and once an interval sums them over ranks and writes them down."""
 
     run: Run
+    timer: ForwardTimer
+    recent: Sequence[Line] = ()
+    """The lines of the last updates before this start."""
     events: EventLog = field(init=False)
-    num_bad_samples: int = field(init=False)
-    """Over all ranks and attempts, up to the last report."""
     _metrics: MetricsLog = field(init=False)
+    _bad_samples: BadSamples = field(init=False)
+    _updates: UpdateChecks = field(init=False)
+    _stragglers: NamedStragglers = field(default_factory=NamedStragglers)
     _records: list[StepRecord] = field(default_factory=list)
-    _bad_by_shard: Counter[str] = field(default_factory=Counter)
-    _num_new_bad: int = 0
-    _consecutive_skips: int = 0
     _began: float = field(default_factory=time.monotonic)
     _waited_s: float = 0.0
     _tensorboard: Any = None
 
     def __post_init__(self) -> None:
         run, attempt = self.run, self.run.attempt.attempt
-        self.num_bad_samples = run.state.num_bad_samples
         self._metrics = MetricsLog(run.storage, run.run_dir, attempt)
         self.events = EventLog(run.storage, run.run_dir, attempt, distributed.rank())
+        max_fraction = run.config.data.max_bad_fraction
+        self._bad_samples = BadSamples(self.events, max_fraction, run.state.num_bad_samples)
+        self._updates = UpdateChecks(run, self.events, self.recent)
         if distributed.is_main():
             self._tensorboard = _tensorboard(run)
             kind = "resume" if run.checkpoint else "start"
@@ -74,6 +78,11 @@ class Progress:
             self.events.write("fail", reason=str(error))
         self.close()
 
+    @property
+    def num_bad_samples(self) -> int:
+        """Over all ranks and attempts, up to the last report."""
+        return self._bad_samples.total
+
     def waited(self, seconds: float) -> None:
         """Count time that the step waited for data."""
         self._waited_s += seconds
@@ -85,22 +94,20 @@ class Progress:
                 batch.step, batch.next_position, batch.digest, batch.keys, result, learning_rate
             )
         )
-        for bad in batch.bad_samples:
-            self.events.add("bad_sample", **asdict(bad))
-            self._bad_by_shard[bad.shard] += 1
-            self._num_new_bad += 1
+        self._bad_samples.add(batch.bad_samples)
 
     def report(self) -> None:
         """Sum the interval over ranks and write it down. All ranks must call this."""
         if not self._records:
             return
         self.events.flush_soon()
-        lines = self._reduced_lines()
+        lines, num_new_bad = self._reduced_lines()
         if distributed.is_main():
             self._write(lines)
-        self._check_updates(lines)
-        self._check_bad_samples(lines[-1]["position"])
-        self._records, self._num_new_bad, self._waited_s = [], 0, 0.0
+        for line, record in zip(lines, self._records, strict=True):
+            self._updates.check(line, float(record.result.loss), record.keys)
+        self._bad_samples.report(num_new_bad, lines[-1]["position"])
+        self._records, self._waited_s = [], 0.0
         self._began = time.monotonic()
 
     def flush_metrics(self) -> None:
@@ -120,26 +127,44 @@ class Progress:
             if self._tensorboard:
                 self._tensorboard.close()
 
-    def _reduced_lines(self) -> list[Line]:
-        """The interval's metrics lines, the same on every rank."""
+    def _reduced_lines(self) -> tuple[list[Line], int]:
+        """The interval's metrics lines and new bad samples, the same on every rank."""
+        num_steps, world_size = len(self._records), distributed.world_size()
         losses = [float(record.result.loss) for record in self._records]
-        *losses, waited_s = distributed.sum_over_ranks([*losses, self._waited_s])
-        digests = [record.digest for record in self._records]
-        *digests, num_new_bad = distributed.sum_words([*digests, self._num_new_bad])
-        self.num_bad_samples += num_new_bad
         seconds = max(time.monotonic() - self._began, 1e-9)
-        num_images = len(self._records) * self.run.config.global_batch_size
+        mine = of_rank([self.timer.take(), self._waited_s / seconds])
+        sums = distributed.sum_over_ranks([*losses, *mine])
+        losses, compute_s, wait_shares = (
+            sums[:num_steps], sums[num_steps::2], sums[num_steps + 1 :: 2],
+        )  # fmt: skip
+        self._name_stragglers(compute_s, wait_shares)
+        digests = [record.digest for record in self._records]
+        *digests, num_new_bad = distributed.sum_words([*digests, self._bad_samples.num_new])
         shared = {
-            "images_per_s": num_images / seconds,
-            "data_wait_share": waited_s / distributed.world_size() / seconds,
+            "images_per_s": num_steps * self.run.config.global_batch_size / seconds,
+            "data_wait_share": sum(wait_shares) / world_size,
             "time": time.time(),
         }
-        return [
+        lines = [
             self._line(record, loss, digest) | shared
             for record, loss, digest in zip(self._records, losses, digests, strict=True)
         ]
+        return lines, num_new_bad
+
+    def _name_stragglers(self, compute_s: Sequence[float], wait_shares: Sequence[float]) -> None:
+        if not distributed.is_main():
+            return
+        for slow in self._stragglers.new(stragglers(compute_s, wait_shares)):
+            host, step = self.run.hosts[slow.rank], self._records[-1].batch_step + 1
+            logger.warning("step %d: rank %d (host %s) %s", step, slow.rank, host, slow)
+            self.events.write(
+                "straggler", step=step, slow_rank=slow.rank, host=host, phase=slow.phase,
+                factor=slow.factor,
+            )  # fmt: skip
 
     def _line(self, record: StepRecord, loss: float, digest: int) -> Line:
+        is_skipped = bool(record.result.update_skipped)
+        reason = "spike" if math.isfinite(float(record.result.grad_norm)) else "non-finite"
         return {
             "attempt": self.run.attempt.attempt,
             "step": record.batch_step + 1,
@@ -149,8 +174,8 @@ class Progress:
             "learning_rate": record.learning_rate,
             "grad_norm": float(record.result.grad_norm),
             "batch_digest": f"{digest:016x}",
-            "update_skipped": bool(record.result.update_skipped),
-        }
+            "update_skipped": is_skipped,
+        } | ({"skip_reason": reason} if is_skipped else {})
 
     def _write(self, lines: list[Line]) -> None:
         for line in lines:
@@ -171,43 +196,13 @@ class Progress:
             f"ETA {eta}"
         )
 
-    def _check_updates(self, lines: list[Line]) -> None:
-        """Name each skipped update's culprits; NumericsError after too many in a row."""
-        for line, record in zip(lines, self._records, strict=True):
-            self._consecutive_skips = self._consecutive_skips + 1 if line["update_skipped"] else 0
-            if not line["update_skipped"]:
-                continue
-            culprit = self._culprits(record)
-            if distributed.is_main():
-                logger.warning("step %d: update skipped, non-finite: %s", line["step"], culprit)
-                self.events.write("skip", step=line["step"], culprit=culprit)
-            if self._consecutive_skips >= self.run.config.max_consecutive_skips:
-                raise NumericsError(
-                    f"{self._consecutive_skips} steps in a row up to step {line['step']} had a "
-                    f"non-finite gradient; the last: {culprit}. Lower optimizer.learning_rate or "
-                    "look at these samples"
-                )
 
-    def _culprits(self, record: StepRecord) -> str:
-        """Ranks whose own loss was not finite, with their first sample keys. Collective."""
-        is_mine = not math.isfinite(float(record.result.loss))
-        keys = ", ".join(record.keys[:3]) + ("…" if len(record.keys) > 3 else "")
-        found = distributed.gather(f"rank {distributed.rank()} ({keys})" if is_mine else "")
-        return "; ".join(filter(None, found)) or "the gradient, at a finite loss on every rank"
-
-    def _check_bad_samples(self, position: int) -> None:
-        limit = self.run.config.data.max_bad_fraction * max(position, MIN_SAMPLES)
-        if self.num_bad_samples <= limit:
-            return
-        counts: Counter[str] = Counter()
-        for of_rank in distributed.gather(dict(self._bad_by_shard)):
-            counts.update(of_rank)
-        worst = counts.most_common(1)
-        named = f"; worst shard: {worst[0][0]} with {worst[0][1]}" if worst else ""
-        raise DataError(
-            f"{self.num_bad_samples} of {position} samples are damaged, more than "
-            f"data.max_bad_fraction={self.run.config.data.max_bad_fraction:g} allows{named}"
-        )
+def of_rank(values: Sequence[float]) -> list[float]:
+    """This rank's values in their own place among all ranks', so that a sum gathers them."""
+    size = len(values)
+    slots = [0.0] * (size * distributed.world_size())
+    slots[size * distributed.rank() : size * (distributed.rank() + 1)] = values
+    return slots
 
 
 def _process_began() -> float:

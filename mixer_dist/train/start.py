@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixer_dist import distributed
-from mixer_dist.checkpoint.catalog import Checkpoint
+from mixer_dist.checkpoint.catalog import Checkpoint, list_checkpoints
 from mixer_dist.checkpoint.layout import TrainingState
 from mixer_dist.checkpoint.restore import check_same_model, newest_verified
 from mixer_dist.config import RunConfig
@@ -16,12 +16,20 @@ from mixer_dist.data.run_data import resolve_order, sample_order, training_data
 from mixer_dist.data.stream import user_stage
 from mixer_dist.errors import ConfigError
 from mixer_dist.models.mixer import MlpMixer
-from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt, write_attempt
+from mixer_dist.run_dir import (
+    Attempt,
+    RunDir,
+    SkippedSteps,
+    attempt_numbers,
+    read_attempt,
+    write_attempt,
+)
 from mixer_dist.storage import Storage
 from mixer_dist.train.build import build_model, check_engine, empty_model
 from mixer_dist.train.changes import changes_since, check_allowed, in_words, keeping_order
 from mixer_dist.train.description import NOTHING_DONE, describe_changes
 from mixer_dist.train.init_from import first_model
+from mixer_dist.train.skip_steps import check_to_come, newly_skipped
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +46,8 @@ class Run:
     attempt: Attempt
     checkpoint: Checkpoint | None
     state: TrainingState
+    hosts: list[str]
+    """Of each rank."""
     model: MlpMixer
     """At step 0, on the CPU; the engine takes it over."""
 
@@ -55,8 +65,9 @@ def start_run(config: RunConfig, may_change: Sequence[str] = ()) -> Run:
         )
     )
     dataset = training_data(attempt.config, storage)
-    state = state_of(checkpoint)
-    return Run(attempt.config, storage, run_dir, dataset, attempt, checkpoint, state, model)
+    state = state_of(checkpoint).model_copy(update={"skipped": attempt.skipped})
+    hosts = distributed.hosts()
+    return Run(attempt.config, storage, run_dir, dataset, attempt, checkpoint, state, hosts, model)
 
 
 def _check_inputs(config: RunConfig, storage: Storage) -> None:
@@ -90,6 +101,7 @@ def _begin(
     changes = changes_since(begun, config, dataset.fingerprint, state.step) if begun else []
     check_allowed(changes, may_change, run_dir.url)
     _check_state(config, dataset, checkpoint)
+    skipped = _newly_skipped(config, begun, storage, run_dir, state)
     storage.check_writable(run_dir.url)
     numbers = attempt_numbers(storage, run_dir)
     attempt = Attempt(
@@ -97,7 +109,8 @@ def _begin(
         attempt_id=secrets.token_hex(8),
         resumed_from=state.step,
         position=state.position,
-        skipped=state.skipped,
+        skipped=tuple(sorted({*state.skipped, *(each.window for each in skipped)})),
+        skipped_steps=(*(begun.skipped_steps if begun else ()), *skipped),
         changes=(*(begun.changes if begun else ()), *changes),
         dataset=dataset.fingerprint,
         init_from_hash=begun.init_from_hash if begun else init_from_hash,
@@ -105,11 +118,33 @@ def _begin(
     )
     write_attempt(storage, run_dir, attempt)
     _log_start(attempt, checkpoint)
+    for each in skipped:
+        logger.info(
+            "Left out: what steps %d to %d would have read, positions %d to %d.",
+            each.first, each.last, each.window[0], each.window[1] - 1,
+        )  # fmt: skip
     if begun and changes:
         logger.info(describe_changes(changes, begun.config, config))
     if numbers and not begun:
         _log_unbound(attempt, read_attempt(storage, run_dir, numbers[-1]))
     return attempt.model_dump(mode="json")
+
+
+def _newly_skipped(
+    config: RunConfig,
+    begun: Attempt | None,
+    storage: Storage,
+    run_dir: RunDir,
+    state: TrainingState,
+) -> list[SkippedSteps]:
+    """What data.skip_steps leaves out from here on; ConfigError where it was trained on."""
+    known = begun.skipped_steps if begun else ()
+    batch_size = (begun.config if begun else config).global_batch_size  # of the steps it numbers
+    skipped = newly_skipped(config.data.skip_steps, known, state, batch_size)
+    if skipped:
+        saved = [each.manifest.step for each in list_checkpoints(storage, run_dir)[0]]
+        check_to_come(skipped, state, saved, run_dir)
+    return skipped
 
 
 def state_of(checkpoint: Checkpoint | None) -> TrainingState:

@@ -15,7 +15,7 @@ from mixer_dist.config import EngineConfig, RunConfig
 from mixer_dist.data.batch import Batch
 from mixer_dist.errors import ConfigError
 from mixer_dist.models.mixer import MlpMixer
-from mixer_dist.train.engine import StepResult, do_nothing
+from mixer_dist.train.engine import StepResult, do_nothing, not_finite
 from mixer_dist.train.objective import summed_loss
 from mixer_dist.train.optim import build_adamw, create_moments
 
@@ -42,6 +42,7 @@ class TorchEngine:
 
     def __init__(self, model: MlpMixer, config: RunConfig, micro_batch_size: int) -> None:
         self.before_update: Callable[[], None] = do_nothing
+        self.guard: Callable[[Tensor], Tensor] = not_finite
         self._config = config
         self._micro_batch_size = micro_batch_size
         self._dtype = DTYPES[config.engine.precision]
@@ -58,7 +59,7 @@ class TorchEngine:
         loss = self._accumulate_gradients(batch)
         self.before_update()
         grad_norm = self._clip_gradients()
-        update_skipped = (~torch.isfinite(grad_norm)).to(torch.float32)
+        update_skipped = self.guard(grad_norm)
         # Where this is 1 the fused kernel changes nothing; the host need not know.
         self._optimizer.found_inf = update_skipped  # type: ignore[attr-defined]
         for group in self._optimizer.param_groups:
@@ -94,6 +95,21 @@ class TorchEngine:
         owner = owners(self.shapes, self._mesh.size(0))
         replica = self._mesh.get_local_rank("dp_replicate")
         return (piece for piece in self._held() if owner[piece.fqn] == replica)
+
+    def replicas(self) -> Iterator[tuple[str, Tensor]]:
+        """What other ranks hold too, bit by bit, by name; nothing where no rank does."""
+        has_replicas = self._mesh.size(0) > 1
+        return ((f"{p.name}[{p.start}:{p.stop}]", p.tensor) for p in self._held() if has_replicas)
+
+    @property
+    def replica_set(self) -> int:
+        """The same number on all ranks that hold the same replicas."""
+        return self._mesh.get_local_rank("dp_shard")
+
+    @property
+    def timed_module(self) -> nn.Module:
+        """A large matrix product, in whose forward no rank waits for another."""
+        return self._model.blocks[0].channel_mixing.fc1  # type: ignore[union-attr, return-value]
 
     def refresh(self, num_updates: int) -> None:
         """Bring all else up to the pieces, once they were read. All ranks must call this."""

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixer_dist import distributed
 from mixer_dist.checkpoint.pieces import Piece, pieces_of
 from mixer_dist.config import RunConfig
 from mixer_dist.data.batch import Batch
 from mixer_dist.models.mixer import MlpMixer
-from mixer_dist.train.engine import StepResult, do_nothing
+from mixer_dist.train.engine import StepResult, do_nothing, not_finite
 from mixer_dist.train.objective import summed_loss
 from mixer_dist.train.optim import build_adamw, create_moments
 from mixer_dist.train.zero_state import FragmentState, PartitionState, ZeroState
@@ -57,10 +57,12 @@ class ZeroEngine:
         import deepspeed
 
         self.before_update: Callable[[], None] = do_nothing
+        self.guard: Callable[[Tensor], Tensor] = not_finite
+        self._update_skipped: Tensor | None = None
         self._config = config
         self._micro_batch_size = micro_batch_size
         self.shapes = {fqn: tuple(p.shape) for fqn, p in model.named_parameters()}
-        model = model.to(distributed.device())
+        self._model = model = model.to(distributed.device())
         self._parameters = dict(model.named_parameters())
         initial = {fqn: p.detach().flatten().float() for fqn, p in self._parameters.items()}
         optimizer = build_adamw(self._parameters.items(), config.optimizer)
@@ -71,11 +73,14 @@ class ZeroEngine:
             dist_init_required=False,
         )
         self._optimizer = optimizer
-        is_partitioned = zero_stage(config.engine.name) == 3
+        self._is_partitioned = zero_stage(config.engine.name) == 3
         self._state: ZeroState = (
-            PartitionState(self._zero) if is_partitioned else FragmentState(self._zero, optimizer)
+            PartitionState(self._zero)
+            if self._is_partitioned
+            else FragmentState(self._zero, optimizer)
         )
         create_moments(optimizer, self._state.flat_tensors())
+        optimizer.register_step_pre_hook(self._ask_guard)
         self._set_masters(initial)
 
     def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
@@ -83,6 +88,7 @@ class ZeroEngine:
         for group in self._zero.param_groups:
             group["lr"] = learning_rate
         total = torch.zeros((), device=batch.images.device)
+        self._update_skipped = None
         num_done = 0
         for micro in batch.micro_batches(self._micro_batch_size):
             total += self._backward(micro)
@@ -100,15 +106,40 @@ class ZeroEngine:
         self._engine.backward(loss * distributed.world_size(), scale_wrt_gas=False)
         return loss.detach()
 
+    def _ask_guard(self, optimizer: Any, *_: Any) -> None:
+        """Have the fused kernel change nothing where the guard says so, in every parameter group.
+
+        DeepSpeed knows the norm by now; it does not come here where that is not finite.
+        """
+        if self._update_skipped is None:
+            norm = torch.as_tensor(self._zero._global_grad_norm, dtype=torch.float32)
+            self._update_skipped = self.guard(norm.to(distributed.device()))
+        optimizer.found_inf = self._update_skipped
+
     def _norm_and_skip(self, like: Tensor) -> tuple[Tensor, Tensor]:
         norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32)
         norm = norm.to(like.device)
-        return norm, (~torch.isfinite(norm)).to(torch.float32)
+        return norm, not_finite(norm) if self._update_skipped is None else self._update_skipped
 
     def pieces(self) -> Iterator[Piece]:
         """The ranges that this rank saves and reads: all it holds, as no other rank has them."""
         for held in self._state.ranges(self._parameters):
             yield from pieces_of(held, self._optimizer)
+
+    def replicas(self) -> Iterator[tuple[str, Tensor]]:
+        """What other ranks hold too, bit by bit, by name; nothing where no rank does."""
+        is_replicated = not self._is_partitioned and distributed.world_size() > 1
+        return ((fqn, p) for fqn, p in self._parameters.items() if is_replicated)
+
+    @property
+    def replica_set(self) -> int:
+        """The same number on all ranks that hold the same replicas."""
+        return distributed.rank() if self._is_partitioned else 0
+
+    @property
+    def timed_module(self) -> nn.Module:
+        """A large matrix product, in whose forward no rank waits for another."""
+        return self._model.blocks[0].channel_mixing.fc1  # type: ignore[union-attr, return-value]
 
     def refresh(self, num_updates: int) -> None:
         """Bring all else up to the pieces, once they were read. All ranks must call this."""

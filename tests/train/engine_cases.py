@@ -47,6 +47,29 @@ def skips(engines: Sequence[str], precision: str) -> dict[str, Skip]:
         return {engine: _skip(engine, precision) for engine in engines}
 
 
+def guarded(engines: Sequence[str], precision: str) -> dict[str, Skip]:
+    """What a guard does that lets one finite update not pass, under each engine."""
+    with distributed.connected(60):
+        return {engine: _guarded(engine, precision) for engine in engines}
+
+
+def _guarded(engine: str, precision: str) -> Skip:
+    config = tiny_config(engine, precision)
+    trained = tiny_engine(config)
+    take_steps(trained, config, 0, 3)
+    before = [piece.tensor.clone() for piece in trained.pieces()]
+    judged = []
+    trained.guard = lambda norm: judged.append(norm) or torch.ones(())
+    skipped = trained.train_step(tiny_batch(config, 3), 1e-3).update_skipped
+    after = [piece.tensor.clone() for piece in trained.pieces()]
+    same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    trained.guard = lambda norm: judged.append(norm) or torch.zeros(())
+    result = trained.train_step(tiny_batch(config, 4), 1e-3)
+    assert len(judged) == 2 and judged[1] == result.grad_norm
+    finite = all(bool(torch.isfinite(piece.tensor).all()) for piece in trained.pieces())
+    return Skip(same, finite, bool(skipped), bool(result.update_skipped), trained.num_updates)
+
+
 def _skip(engine: str, precision: str) -> Skip:
     config = tiny_config(engine, precision)
     trained = tiny_engine(config)

@@ -48,3 +48,10 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(ranks, precisio
     for of_rank in ranks.run(2, engine_cases.skips, SHARDED, precision):
         for engine in SHARDED:
             assert of_rank[engine] == Skip(True, True, True, False, num_updates=4), engine
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_update_that_the_guard_stops_changes_nothing(ranks, precision):
+    for of_rank in ranks.run(2, engine_cases.guarded, SHARDED, precision):
+        for engine in SHARDED:
+            assert of_rank[engine] == Skip(True, True, True, False, num_updates=4), engine

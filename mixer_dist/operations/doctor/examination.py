@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from mixer_dist import distributed
 from mixer_dist.config import RunConfig
 from mixer_dist.errors import MixerError
+from mixer_dist.liveness import peers_watched
 from mixer_dist.operations.doctor import gpu, machine, storage, versions
 from mixer_dist.operations.doctor.clocks import clocks
 from mixer_dist.operations.doctor.finding import Finding, finding_lines, summed, trouble
@@ -61,7 +62,7 @@ def examine(config: RunConfig | None) -> Examination:
     if distributed.placement().world_size > 1:
         logger.info("waiting for all ranks, %.0f s at most", JOIN_S)
     try:
-        with distributed.peers_watched(), distributed.connected(JOIN_S):
+        with peers_watched(), distributed.connected(JOIN_S):
             return _joined(mine)
     except MixerError as error:
         rank = distributed.placement().rank
