@@ -60,5 +60,6 @@ use_new_extensions_folder() {
 
 clean_nodes() {
   timeout 60 srun --quiet --ntasks-per-node=1 --ntasks="$SLURM_JOB_NUM_NODES" \
-    rm -rf "$local_folder" "$local_folder.tar" 2>/dev/null || true # nodes may be gone
+    rm -rf "$local_folder" "$local_folder.tar" 2>/dev/null ||
+    rm -rf "$local_folder" "$local_folder.tar" # Slurm starts nothing more: this node at least
 }

@@ -43,15 +43,19 @@ note_failures() {
     while read -r node; do say "node $node has failed"; done
 }
 
-# The node that Slurm has given up, or whose rank was the first to die by a signal: srun tells in
-# the log. Ranks that ended by themselves say nothing about their node.
+# The node that Slurm has given up, or whose rank was the first to die of a signal that nobody here
+# has sent: srun tells in the log. Ranks that ended by themselves say nothing about their node.
 blamed_node() {
-  local found
-  found=$(tail -c "+$((log_begin + 1))" "$log" | sed -n \
-    -e 's/^srun: error: Node failure on \([^ ]*\).*/\1/p' \
-    -e 's/^srun: error: \([^ ]*\): tasks\{0,1\} [^ ]*: \(Killed\|Bus error\|Segmentation fault\).*/\1/p' \
-    | head -n 1 || true)
-  [[ -z $found ]] || scontrol show hostnames "$found" | paste -s -d ,
+  local first
+  first=$(tail -c "+$((log_begin + 1))" "$log" | grep --max-count=1 --extended-regexp \
+    'CANCELLED AT|^srun: error: (Node failure on|.*: tasks? .*: (Killed|Bus error|Segmentation fault))' ||
+    true)
+  case $first in
+    "srun: error: Node failure on "*) first=${first#*failure on } ;;
+    "srun: error: "*) first=${first#srun: error: } ;;
+    *) return 0 ;;
+  esac
+  scontrol show hostnames "${first%%:*}" | paste -s -d ,
 }
 
 # A shell that notes no end of its ranks has gone down with its node.

@@ -18,8 +18,8 @@ train() {
       # What is refused later than at the first start has worked before: storage may be down.
       2) (($(wc -l <"$starts") > 1)) || exit 2 ;;
     esac
-    if ! is_running; then note_failures "$(blamed_node)" && requeue "its allocation is lost"; fi
-    choose_nodes || requeue "too few nodes are left"
+    if ! is_running; then note_failures "$(blamed_node)" && requeue "not done"; fi
+    choose_nodes || requeue "fewer than $min_nodes nodes are left"
     say "starts again on $nodes"
   done
 }
@@ -80,21 +80,21 @@ is_running() {
   [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]
 }
 
-# Ends this allocation, unless Slurm has done so. The job waits for another; does not return.
+# Ends this allocation, unless Slurm has done so; the job waits for another. Does not return.
+#
+# It waits two minutes at least: Slurm repeats messages to nodes that were slow to answer, and what
+# was to end a step of this allocation would end the one that has its number in the next.
 requeue() {
   trap '' TERM # with which Slurm ends what is left of the job, these commands included
   if is_running; then
+    say "$1: requeued"
     clean_nodes
     trap - EXIT
     scontrol requeue "$SLURM_JOB_ID" || exit 75
+  else
+    say "$1: Slurm has ended this allocation"
   fi
   exclude_unreliable_nodes
-  # Slurm adds two minutes, until old credentials have lapsed; it needs a few seconds.
-  if scontrol update JobId="$SLURM_JOB_ID" StartTime=now+15 2>/dev/null; then
-    say "$1; it is requeued"
-  else
-    say "$1; it is cancelled, or Slurm requeues it by itself"
-  fi
   exit 75
 }
 

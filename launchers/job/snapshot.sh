@@ -7,7 +7,8 @@ take_snapshot() {
   add_settings_to_overrides
   rm -rf "$new"
   mkdir -p "$new"
-  tar --exclude=__pycache__ -cf - mixer_dist launchers | tar -xf - -C "$new"
+  tar --exclude=__pycache__ -cf - mixer_dist launchers/job | tar -xf - -C "$new"
+  [[ ! -f launchers/site.env ]] || cp launchers/site.env "$new/launchers/"
   cp "$config" "$new/given.yaml"
   printf '%s\n' "${overrides[@]@Q}" >"$new/overrides"
   printf '%s\n' "${named_changes[@]@Q}" >"$new/changes"
