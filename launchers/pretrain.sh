@@ -50,5 +50,9 @@ script=launchers/pretrain.sh
 default_config=""
 # Slurm runs a copy of this file in its spool directory, so that $0 does not lead to the project.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+if [[ ! -f launchers/job/main.sh ]]; then
+  echo "$script: no launchers/job in $PWD: call sbatch in the project's root" >&2
+  exit 2
+fi
 # shellcheck source=launchers/job/main.sh
 source launchers/job/main.sh

@@ -31,6 +31,8 @@ set_environment() {
   export MASTER_PORT
   # Each task takes its place from Slurm; what a torchrun around the submission left would hide it.
   unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE
+  # Slurm takes a step that has lost a node for running, and would have the next one wait for it.
+  export SLURM_OVERLAP=1
   [[ -n ${SLURM_CPUS_PER_TASK:-} ]] || return 0
   # srun no longer takes this from sbatch (since 22.05): the data threads would share one core.
   export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK

@@ -1,11 +1,14 @@
 # Which nodes of the job are used: those that answer, without those that have failed twice.
 # Lists of nodes have commas between their names.
 
-all_nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -s -d ,)
-nodes=$all_nodes              # those that ranks run on
-min_nodes=${MIN_NODES:-$SLURM_JOB_NUM_NODES}
 failures=$job_folder/failures # a line with its name each time that a node has failed
 running=$job_folder/running   # names the node of this shell while ranks run
+
+list_nodes() {
+  all_nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -s -d ,)
+  nodes=$all_nodes # those that ranks run on
+  min_nodes=${MIN_NODES:-$SLURM_JOB_NUM_NODES}
+}
 
 count() {
   wc -w <<<"${1//,/ }"
@@ -33,6 +36,7 @@ silent_nodes() {
 choose_nodes() {
   local silent
   silent=$(silent_nodes)
+  [[ $silent != "$nodes" ]] || return 1 # that is not the nodes' fault
   note_failures "$silent,$(blamed_node)"
   nodes=$(without "$(without "$nodes" "$silent")" "$(unreliable_nodes)")
   (($(count "$nodes") >= min_nodes))

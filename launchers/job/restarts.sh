@@ -76,8 +76,13 @@ note_the_end() {
   rm -f "$running" # this node is alive
 }
 
+# Whether Slurm leaves the job its nodes.
 is_running() {
-  [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]]
+  local state
+  until state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T); do
+    pause 10 # Slurm's controller is away for a while
+  done
+  [[ $state == RUNNING ]]
 }
 
 # Ends this allocation, unless Slurm has done so; the job waits for another. Does not return.

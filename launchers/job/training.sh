@@ -16,6 +16,7 @@ refuse_wrong_tasks
 take_snapshot
 use_snapshot
 resolve_config "${SLURM_NTASKS:-1}"
+list_nodes
 set_environment
 prepare_nodes
 train
