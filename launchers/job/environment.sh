@@ -18,12 +18,9 @@ one_task() {
   srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --export=ALL "${words[@]}" "$@"
 }
 
-# Runs a command on each of the nodes, outside any container.
-on_nodes() {
-  local list=$1 count
-  count=$(wc -w <<<"${list//,/ }")
-  shift
-  srun --nodelist="$list" --nodes="$count" --ntasks="$count" --ntasks-per-node=1 --export=ALL "$@"
+# Runs a command on each node of the job, outside any container.
+on_all_nodes() {
+  srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --export=ALL "$@"
 }
 
 set_environment() {
@@ -40,6 +37,11 @@ set_environment() {
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
 }
 
+# Unpacks a tar whole or not at all; nodes that are one machine, as in a test, do so at once.
+# shellcheck disable=SC2016 # the shell of a task expands these
+UNPACK='mkdir -p "$0.$$" && tar -xf "$1" -C "$0.$$" || exit
+  mv -T "$0.$$" "$0" 2>/dev/null || { rm -rf "$0.$$" && test -d "$0"; }'
+
 # Folders on the nodes themselves, for what is compiled and for the virtual environment: on a file
 # system that they share, ranks would wait for each other's locks.
 prepare_nodes() {
@@ -49,9 +51,7 @@ prepare_nodes() {
   export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$local_folder/inductor}
   [[ -n ${VENV_TAR:-} ]] || return 0
   sbcast --force "$VENV_TAR" "$local_folder.tar"
-  # shellcheck disable=SC2016 # the inner shell expands these
-  on_nodes "$all_nodes" sh -c 'mkdir -p "$0/venv" && tar -xf "$0.tar" -C "$0/venv" && rm "$0.tar"' \
-    "$local_folder"
+  on_all_nodes sh -c "$UNPACK" "$local_folder/venv" "$local_folder.tar"
   python=$local_folder/venv/bin/python
 }
 
@@ -61,7 +61,7 @@ use_new_extensions_folder() {
 }
 
 clean_nodes() {
-  timeout 60 srun --quiet --ntasks-per-node=1 --ntasks="$SLURM_JOB_NUM_NODES" \
+  timeout 60 srun --quiet --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
     rm -rf "$local_folder" "$local_folder.tar" 2>/dev/null ||
     rm -rf "$local_folder" "$local_folder.tar" # Slurm starts nothing more: this node at least
 }

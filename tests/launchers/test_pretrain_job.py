@@ -38,7 +38,7 @@ def slow(samples):
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path_factory.mktemp("job") / "cluster")
-    cluster.up("--nodes=2", "--node-timeout=60")
+    cluster.up("--nodes=3", "--node-timeout=60")
     yield cluster
     cluster.down()
 
@@ -126,16 +126,23 @@ def rank_pids(cluster: Cluster, rank: int) -> list[int]:
 
 def start_soon(cluster: Cluster, job: str) -> None:
     """End the two minutes that a requeued job has to wait."""
-    wait_for(lambda: cluster.state(job) == "PENDING", PATIENCE_S)
+    reason = ("squeue", "--noheader", "--format=%T %r", f"--jobs={job}")
+    wait_for(lambda: cluster.slurm(*reason) == "PENDING BeginTime", PATIENCE_S)
     cluster.slurm("scontrol", "update", f"JobId={job}", "StartTime=now+5")
 
 
-def test_the_launcher_of_h14_runs_as_it_is_with_a_small_config(project):
+def test_the_launcher_of_h14_runs_as_it_is_with_a_small_config(project, tmp_path):
+    python = tmp_path / "venv" / "bin" / "python"  # as it is packed for the nodes
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    tar = shutil.make_archive(str(tmp_path / "venv"), "tar", tmp_path / "venv")
     words = ["sbatch", "--parsable", *TWO_RANKS, "launchers/pretrain_h14.sh", "total_steps=5"]
-    job = project.call(*words, CONFIG="small.yaml").strip()
+    job = project.call(*words, CONFIG="small.yaml", VENV_TAR=tar, TMPDIR=str(tmp_path)).strip()
     assert project.wait_for_end(job) == "COMPLETED"
     assert [line["step"] for line in read_metrics(STORAGE, project.run_dir)] == [1, 2, 3, 4, 5]
     assert (project.folder / f"run/code/pretrain_h14-{job}.tar").is_file()
+    assert not list(tmp_path.glob("mixer_dist-*"))  # of the nodes' own folders
 
 
 def test_a_job_goes_on_after_a_kill_and_a_preemption_and_sees_no_edit(project):
@@ -169,15 +176,37 @@ def test_a_job_goes_on_after_a_kill_and_a_preemption_and_sees_no_edit(project):
     assert resumed_from[1] == max(line["step"] for line in lines if line["attempt"] == 2)
 
 
-def test_a_run_that_fails_at_every_start_ends_with_a_line(project):
-    failing = project.folder / "failing"
-    failing.write_text(
-        f'#!/bin/sh\ncase $* in *--exit-file*) exit 1;; esac\nexec {sys.executable} "$@"\n'
+def stand_in(project: Project, training: str) -> str:
+    """A Python whose ranks run these lines of shell instead of training; $exit is --exit-file."""
+    script = project.folder / "stand_in"
+    script.write_text(
+        f'#!/bin/sh\nfor exit in "$@"; do :; done\n'
+        f'case $* in *--exit-file*) {training}\nexit;; esac\nexec {sys.executable} "$@"\n'
     )
-    failing.chmod(0o755)
+    script.chmod(0o755)
+    return str(script)
+
+
+def test_a_run_that_fails_at_every_start_ends_with_a_line(project):
     words = ["launchers/pretrain.sh", "small.yaml", *TWO_RANKS]
-    job = project.call(*words, PYTHON=str(failing), RETRY_S="0").split()[-1]
+    job = project.call(*words, PYTHON=stand_in(project, "exit 1"), RETRY_S="0").split()[-1]
     assert project.wait_for_end(job) == "FAILED"
     line = "gave up: the last 3 starts went on from step 0 and saved nothing"
     assert project.log().splitlines()[-1] == f"launchers/pretrain.sh: {line}"
     assert project.log().count("rank 0 at") == 3
+
+
+def test_a_node_that_fails_twice_is_left_out(project):
+    training = """
+        [ $SLURMD_NODENAME != n2 ] || kill -9 $$
+        case $SLURM_NODELIST in *2*) sleep 60; exit 1;; esac
+        [ $SLURM_PROCID != 0 ] || echo '{"exit_code": 0, "message": "done"}' >$exit"""
+    words = ["launchers/pretrain.sh", "small.yaml", *TWO_RANKS, "--nodelist=n1"]
+    job = project.call(*words, PYTHON=stand_in(project, training), RETRY_S="0").split()[-1]
+    start_soon(project.cluster, job)
+    assert project.wait_for_end(job) == "COMPLETED"
+    shown = project.cluster.slurm("scontrol", "show", "job", job)
+    assert "ExcNodeList=n2" in shown
+    assert " NodeList=n[1,3]" in shown
+    [failures] = project.folder.glob("logs/*/failures")
+    assert failures.read_text() == "n2\nn2\n"
