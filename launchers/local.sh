@@ -6,7 +6,7 @@
 #   NPROC=4 launchers/local.sh configs/quickstart.yaml
 #       on a cluster: launchers/pretrain.sh configs/quickstart.yaml
 #
-# Ctrl-C, SIGTERM or SIGUSR2 has it save once and end; the same command goes on. A second one drops
+# Ctrl-C, SIGTERM or SIGUSR2 has it save once and end; the same command goes on. A second SIGUSR2 drops
 # that save.
 #
 # Settings, from the environment:

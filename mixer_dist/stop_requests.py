@@ -11,12 +11,18 @@ SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
 class StopRequests:
-    """Counts SIGUSR2 and SIGTERM while it is entered, in the main thread."""
+    """Counts SIGUSR2 and SIGTERM while it is entered, in the main thread.
+
+    Slurm sends SIGTERM beside SIGUSR2 and more than once: it makes no second request.
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self.is_urgent = False
+        """Whether SIGUSR2 came twice: what is under way is to be dropped."""
         self.last = ""
         """Name of the last signal."""
+        self._has_usr2 = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequests":
@@ -27,11 +33,8 @@ class StopRequests:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    @property
-    def is_urgent(self) -> bool:
-        """Whether a second one came: what is under way is to be dropped."""
-        return self.count > 1
-
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.is_urgent |= number == signal.SIGUSR2 and self._has_usr2
+        self._has_usr2 |= number == signal.SIGUSR2
         self.count += 1
         self.last = signal.Signals(number).name
