@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -125,10 +126,18 @@ def rank_pids(cluster: Cluster, rank: int) -> list[int]:
 
 
 def start_soon(cluster: Cluster, job: str) -> None:
-    """End the two minutes that a requeued job has to wait."""
-    reason = ("squeue", "--noheader", "--format=%T %r", f"--jobs={job}")
-    wait_for(lambda: cluster.slurm(*reason) == "PENDING BeginTime", PATIENCE_S)
-    cluster.slurm("scontrol", "update", f"JobId={job}", "StartTime=now+5")
+    """End the two minutes that a requeued job has to wait; Slurm may set them anew."""
+    words = ("squeue", "--noheader", "--format=%r %S", f"--jobs={job}")
+    wait_for(lambda: cluster.slurm(*words).startswith("BeginTime"), PATIENCE_S)
+
+    def is_started() -> bool:
+        reason, _, start = cluster.slurm(*words).partition(" ")
+        soon = (datetime.now() + timedelta(seconds=30)).isoformat()
+        if reason == "BeginTime" and soon < start < "N/A":
+            cluster.slurm("scontrol", "update", f"JobId={job}", "StartTime=now+5")
+        return reason != "BeginTime"
+
+    wait_for(is_started, PATIENCE_S)
 
 
 def test_the_launcher_of_h14_runs_as_it_is_with_a_small_config(project, tmp_path):
@@ -162,8 +171,9 @@ def test_a_job_goes_on_after_a_kill_and_a_preemption_and_sees_no_edit(project):
     assert "Restarts=0" in project.cluster.slurm("scontrol", "show", "job", job)
 
     project.cluster.slurm("scancel", "--batch", "--signal=USR2", job)
-    start_soon(project.cluster, job)
+    wait_for(lambda: project.cluster.state(job) != "RUNNING", PATIENCE_S)
     project.slow.unlink()
+    start_soon(project.cluster, job)
     assert project.wait_for_end(job) == "COMPLETED"
 
     lines = read_metrics(STORAGE, project.run_dir)
