@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import s3fs
 from aiohttp.http_writer import StreamWriter
 
-from mixer_dist.checkpoint.catalog import HINT_NAME
 from mixer_dist.checkpoint.layout import MANIFEST_NAME, TrainingState
 from mixer_dist.checkpoint.save import Saved, Saver
 from mixer_dist.checkpoint.snapshot import Snapshot
@@ -221,7 +220,7 @@ def kind_of(url: str) -> str:
         return "piece file"
     if url.endswith(f"/{MANIFEST_NAME}"):
         return "manifest"
-    if url.endswith(f"/{HINT_NAME}"):
+    if url.endswith("/committed.json"):
         return "hint"
     return "metrics" if "/metrics/" in url else "other"
 

@@ -6,8 +6,7 @@
 #       starts it within seconds, in build/dev_cluster; then, in the same shell:
 #   eval "$(launchers/dev_cluster.sh env)"
 #   srun --nodes=2 hostname
-#   DATA=datasets/digits-shards/train/manifest.json CONFIG=configs/quickstart.yaml \
-#     launchers/pretrain_h14.sh --nodes=2 --ntasks-per-node=1
+#   launchers/pretrain.sh configs/quickstart.yaml --nodes=2 --ntasks-per-node=1
 #   launchers/dev_cluster.sh kill-node n2
 #       a node fails: what becomes of the job?
 #   launchers/dev_cluster.sh down

@@ -4,11 +4,16 @@
 #   launchers/local.sh configs/quickstart.yaml
 #   launchers/local.sh configs/quickstart.yaml engine.name=ddp run_dir=runs/ddp
 #   NPROC=4 launchers/local.sh configs/quickstart.yaml
-#       on a cluster: DATA=... launchers/pretrain_h14.sh
+#       on a cluster: launchers/pretrain.sh configs/quickstart.yaml
+#
+# Ctrl-C, SIGTERM or SIGUSR2 has it save once and end; the same command goes on. A second SIGUSR2 drops
+# that save.
 #
 # Settings, from the environment:
 #   NPROC   processes; all GPUs, or 2 where there are none
 #   VENV    the virtual environment that holds mixer-dist; .venv of this project
+#
+# Exit codes: those of mixer-dist pretrain, which torchrun turns into 1: 75 after a signal.
 
 set -euo pipefail
 
@@ -28,6 +33,16 @@ venv=${VENV:-$project/.venv}
 [[ -x $venv/bin/mixer-dist ]] ||
   fail "no $venv/bin/mixer-dist: python3 -m venv .venv && .venv/bin/pip install -e ., or set VENV"
 
+# shellcheck source=launchers/job/ranks.sh
+source "$project/launchers/job/ranks.sh"
+trap ask_to_stop USR2 TERM INT
+
+# torchrun itself hears none of these signals: it would not leave the ranks the time to save.
+# shellcheck disable=SC2329 # called by ask_to_stop
+signal_ranks() {
+  pkill -USR2 -P "$ranks_pid"
+}
+
 num_gpus=$("$venv/bin/python" -c 'import torch; print(torch.cuda.device_count())')
 num_processes=${NPROC:-$((num_gpus > 0 ? num_gpus : 2))}
 
@@ -39,6 +54,10 @@ num_cores=$(getconf _NPROCESSORS_ONLN)
 num_threads=$((num_cores > num_processes ? num_cores / num_processes : 1))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$num_threads}
 
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+exit_file=$folder/exit.json
 # A free port, and the loopback address: a laptop's own name often does not resolve.
-exec "$venv/bin/torchrun" --standalone --local-addr=127.0.0.1 --nproc-per-node="$num_processes" \
-  -m mixer_dist pretrain "$@"
+run_ranks "$venv/bin/torchrun" --standalone --local-addr=127.0.0.1 \
+  --nproc-per-node="$num_processes" -m mixer_dist pretrain "$@" --exit-file "$exit_file"
+exit "$(exit_code)"

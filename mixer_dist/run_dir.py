@@ -78,6 +78,10 @@ class RunDir:
         return join(self.url, "checkpoints")
 
     @property
+    def commit_hint(self) -> str:
+        return join(self.checkpoints, "committed.json")
+
+    @property
     def leases(self) -> str:
         return join(self.url, "leases")
 
@@ -100,6 +104,9 @@ class RunDir:
     @property
     def tensorboard(self) -> str:
         return join(self.url, "tensorboard")
+
+    def code_archive(self, name: str) -> str:
+        return join(self.url, "code", f"{name}.tar")
 
     def attempt_file(self, attempt: int) -> str:
         return join(self.attempts, f"{attempt:04d}.yaml")

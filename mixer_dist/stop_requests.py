@@ -11,14 +11,20 @@ SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
 class StopRequests:
-    """Counts SIGUSR2 and SIGTERM while it is entered, in the main thread."""
+    """Counts SIGUSR2 and SIGTERM while it is entered, in the main thread.
+
+    Slurm sends SIGTERM beside SIGUSR2 and more than once: it makes no second request.
+    """
 
     def __init__(self, until: int | None = None) -> None:
         """`until` is a step after which all ranks stop without any signal."""
         self.until = until
         self.count = 0
+        self.is_urgent = False
+        """Whether SIGUSR2 came twice: what is under way is to be dropped."""
         self.last = ""
         """Name of the last signal."""
+        self._has_usr2 = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequests":
@@ -30,11 +36,6 @@ class StopRequests:
             signal.signal(number, handler)
 
     @property
-    def is_urgent(self) -> bool:
-        """Whether a second one came: what is under way is to be dropped."""
-        return self.count > 1
-
-    @property
     def cause(self) -> str:
         """Why training stops, as far as this rank knows."""
         if self.last:
@@ -42,5 +43,7 @@ class StopRequests:
         return "by a signal to another rank" if self.until is None else f"by --until {self.until}"
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.is_urgent |= number == signal.SIGUSR2 and self._has_usr2
+        self._has_usr2 |= number == signal.SIGUSR2
         self.count += 1
         self.last = signal.Signals(number).name

@@ -89,6 +89,13 @@ def test_a_wrong_config_is_refused_before_anything_is_written(
     assert not run_dir.exists()
 
 
+@pytest.mark.parametrize(("override", "code"), [("micro_batch_size=3", 2), ("--dry-run", 0)])
+def test_an_exit_file_tells_launchers_how_it_ended(small_run, tmp_path, override, code):
+    path = tmp_path / "exit.json"
+    assert cli.main(["pretrain", *small_run[0], override, "--exit-file", str(path)]) == code
+    assert json.loads(path.read_text())["exit_code"] == code
+
+
 def test_more_ranks_than_pairs_of_images_are_refused(capsys, small_run):
     argv = ["pretrain", *small_run[0], "engine.name=ddp", "--dry-run", "--world-size", "9"]
     code, line = refusal(capsys, *argv)

@@ -20,7 +20,6 @@ from mixer_dist.run_dir import RunDir, step_name, step_of
 from mixer_dist.sections import Section, parse
 from mixer_dist.storage import Storage, join, parent
 
-HINT_NAME = "committed.json"
 HINT_STEPS = 20
 
 
@@ -86,7 +85,7 @@ def record_commit(storage: Storage, run_dir: RunDir, step: int) -> None:
     """Hint at a checkpoint that was just committed, for readers whose listing lags."""
     before = [known for known in _read_hint(storage, run_dir).steps if known != step]
     hint = CommitHint(steps=(*before, step)[-HINT_STEPS:])
-    storage.write(join(run_dir.checkpoints, HINT_NAME), hint.model_dump_json().encode())
+    storage.write(run_dir.commit_hint, hint.model_dump_json().encode())
 
 
 def read_manifest(storage: Storage, url: str) -> CheckpointManifest:
@@ -124,7 +123,7 @@ def run_and_step(url: str) -> tuple[RunDir, int]:
 
 
 def _read_hint(storage: Storage, run_dir: RunDir) -> CommitHint:
-    location = join(run_dir.checkpoints, HINT_NAME)
+    location = run_dir.commit_hint
     try:
         return parse(CommitHint, json.loads(storage.read(location)), location)
     except (MissingError, ValueError, ConfigError):  # no more than a hint is lost

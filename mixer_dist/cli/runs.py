@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mixer_dist.cli.arguments import add_config, add_verb, config_of, is_printed
+from mixer_dist.cli.exit_file import exit_recorded
 from mixer_dist.cli.storage_options import add_storage_arguments, storage_of
 from mixer_dist.errors import RefusedError
 from mixer_dist.stop_requests import StopRequests
@@ -37,6 +38,7 @@ def _add_pretrain(verbs: Any) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what the run comes to and stop")
     parser.add_argument("--world-size", type=int, metavar="N", help="ranks that --dry-run assumes")
+    parser.add_argument("--exit-file", metavar="PATH", help=argparse.SUPPRESS)  # for launchers
 
 
 def _add_evaluate(verbs: Any) -> None:
@@ -64,6 +66,11 @@ def _add_report(verbs: Any) -> None:
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
+    with exit_recorded(arguments.exit_file):
+        _check_and_pretrain(arguments)
+
+
+def _check_and_pretrain(arguments: argparse.Namespace) -> None:
     config = config_of(arguments)
     if is_printed(arguments, config):
         return

@@ -1,31 +1,48 @@
 """The shell launchers as far as they go without Slurm, and the configuration of Mixer-H/14."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
-from mixer_dist.config import load_config
+from mixer_dist.config import RunConfig, load_config
+from tests.launchers.cluster import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "launchers").glob("*.sh"))
-PARTS = sorted((ROOT / "launchers" / "dev_cluster").glob("*.sh"))
+PARTS = sorted((ROOT / "launchers").glob("*/*.sh"))
 H14 = ROOT / "configs" / "pretrain_h14.yaml"
-TOOLS = ("bash", "cat", "dirname", "env", "head", "mkdir", "printf", "sed")
+TOOLS = (
+    "basename",
+    "bash",
+    "cat",
+    "cp",
+    "date",
+    "dirname",
+    "env",
+    "mkdir",
+    "mv",
+    "rm",
+    "sed",
+    "sh",
+    "tar",
+)
 MANIFEST = "s3://bucket/data/manifest.json"
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of launchers/ and configs/, without the site.env of whoever runs the tests."""
+    """A copy of what the launchers use, without the site.env of whoever runs the tests."""
     folder = tmp_path / "project"
     ignored = shutil.ignore_patterns("site.env", "__pycache__")
-    for name in ("launchers", "configs"):
+    for name in ("launchers", "configs", "mixer_dist"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     return folder
 
@@ -56,12 +73,37 @@ def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> Non
     assert all(word in result.stderr for word in words), result.stderr
 
 
-def submission(project: Path, path: str, *arguments: str, **settings: str) -> list[str]:
-    """The words of the command that is checked on the login node: `printf` prints them."""
-    settings = {"PREFIX": r"printf %s\n", "MIXER_DIST": "mixer-dist", "PATH": path, **settings}
+@dataclass(frozen=True)
+class Submission:
+    """A job as it was handed to sbatch, which a script stands in for."""
+
+    words: list[str]
+    """What sbatch was called with."""
+    folder: Path
+    """The job's copy of code and config."""
+    checks: list[str]
+    """What Python was called with."""
+
+    @property
+    def config(self) -> RunConfig:
+        overrides = shlex.split((self.folder / "overrides").read_text())
+        return load_config(self.folder / "given.yaml", overrides)
+
+
+def submission(project: Path, path: str, *arguments: str, **settings: str) -> Submission:
+    """Submit on a login node whose sbatch and Python only note what they are called with."""
+    for name in ("sbatch", "python"):
+        script = Path(path) / name
+        script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >>{project}/{name}.words\n')
+        script.chmod(0o755)
+    settings = {"PYTHON": f"{path}/python", "PATH": path, **settings}
     result = run(project / "launchers" / "pretrain_h14.sh", *arguments, **settings)
-    assert "no sbatch here" in result.stderr
-    return result.stdout.splitlines()
+    assert result.returncode == 0, result.stderr
+    [folder] = (project / "logs").iterdir()
+    words, checks = (
+        (project / f"{name}.words").read_text().splitlines() for name in ("sbatch", "python")
+    )
+    return Submission(words, folder, checks)
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, *PARTS], ids=lambda script: script.name)
@@ -108,28 +150,42 @@ def test_a_job_whose_sbatch_options_were_lost_ends_at_once(project):
 @pytest.mark.parametrize("gpus", ["4", "h100:4"])
 def test_a_job_with_more_tasks_than_gpus_ends_at_once(project, gpus):
     job = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(project), "DATA": MANIFEST}
-    job |= {"SLURM_NTASKS_PER_NODE": "8", "SLURM_GPUS_PER_NODE": gpus}
+    job |= {"SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "16", "SLURM_GPUS_PER_NODE": gpus}
     result = run(project / "launchers" / "pretrain_h14.sh", **job)
     assert_refused(result, "--ntasks-per-node=8", "--gpus-per-node=4")
 
 
-def test_without_mixer_dist_nothing_is_submitted(project):
+def test_nodes_with_unequal_tasks_are_refused(project):
+    job = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(project), "DATA": MANIFEST}
+    job |= {"SLURM_TASKS_PER_NODE": "8(x3),4"}
+    result = run(project / "launchers" / "pretrain_h14.sh", **job)
+    assert_refused(result, "8(x3),4 tasks", "--ntasks-per-node")
+
+
+def test_without_python_nothing_is_submitted(project):
     result = run(project / "launchers" / "pretrain_h14.sh", DATA=MANIFEST)
-    assert_refused(result, str(project / ".venv"), "MIXER_DIST")
+    assert_refused(result, str(project / ".venv"), "PYTHON")
+    assert not list(project.glob("logs/*"))
+
+
+def test_without_a_config_nothing_is_submitted(project):
+    assert_refused(run(project / "launchers" / "pretrain.sh"), "give a config")
+    assert_refused(run(project / "launchers" / "pretrain.sh", "no.yaml"), "no config at no.yaml")
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("optimizer.learning_rat=1", "did you mean 'learning_rate'?"),
+        ("optimizer.learning_rat=1", "configs/pretrain_h14.yaml: optimizer.learning_rat: unknown"),
         ("--nodes=1000", "8000 ranks cannot share a global_batch_size of 4096"),
     ],
 )
 def test_what_cannot_train_is_not_submitted(project, argument, message):
-    settings = {"DATA": MANIFEST, "MIXER_DIST": f"{sys.executable} -m mixer_dist"}
+    settings = {"DATA": MANIFEST, "PYTHON": sys.executable}
     result = run(project / "launchers" / "pretrain_h14.sh", argument, **settings)
     assert result.returncode == 2
     assert message in result.stderr
+    assert not list(project.glob("logs/*"))
 
 
 def test_it_needs_sbatch(project, path_without_slurm):
@@ -140,31 +196,38 @@ def test_it_needs_sbatch(project, path_without_slurm):
 
 def test_settings_become_overrides_and_what_is_typed_comes_last(project, path_without_slurm):
     first, second = "s3://bucket/it's#1,{a}.json", "/data/two/manifest.json"
-    words = submission(
-        project, path_without_slurm, "--nodes=2", "seed=7", "--ntasks-per-node=4",
+    job = submission(
+        project, path_without_slurm, "--nodes=2", "seed=7", "--ntasks-per-node=4", "seed=8",
         DATA=f" {first}\n {second}", NUM_CLASSES="10", RUN_DIR="/runs/it's: 1",
     )  # fmt: skip
-    assert words[:3] == ["mixer-dist", "pretrain", "configs/pretrain_h14.yaml"]
-    assert words[-4:] == ["seed=7", "--dry-run", "--world-size", "8"]
-    config = load_config(H14, words[3:-3])
-    assert [entry.manifest for entry in config.data.train] == [first, second]
-    assert (config.model.num_classes, config.run_dir, config.seed) == (10, "/runs/it's: 1", 7)
+    assert [entry.manifest for entry in job.config.data.train] == [first, second]
+    assert (job.config.model.num_classes, job.config.seed) == (10, 8)
+    assert job.config.run_dir == "/runs/it's: 1"
+    assert job.words[1:] == [
+        "--nodes=2", "--ntasks-per-node=4", "launchers/pretrain_h14.sh",
+        f"--job-folder={job.folder}",
+    ]  # fmt: skip
+    assert job.checks[job.checks.index("--world-size") + 1] == "8"
 
 
 def test_without_settings_only_the_data_are_replaced(project, path_without_slurm):
-    words = submission(project, path_without_slurm, DATA=MANIFEST)
-    assert words[3:] == [
-        f"data.train=[{{manifest: '{MANIFEST}'}}]", "--dry-run", "--world-size", "256",
-    ]  # fmt: skip
+    job = submission(project, path_without_slurm, DATA=MANIFEST)
+    assert job.config == load_config(H14, [f"data.train=[{{manifest: '{MANIFEST}'}}]"])
+    assert job.checks[job.checks.index("--world-size") + 1] == "256"
+
+
+def test_fewer_nodes_may_do_only_if_slurm_does_not_end_the_job(project, path_without_slurm):
+    job = submission(project, path_without_slurm, DATA=MANIFEST, MIN_NODES="30")
+    assert "--no-kill" in job.words
 
 
 def test_the_environment_wins_over_site_env_which_need_not_be_strict(project, path_without_slurm):
-    lines = [f"DATA={MANIFEST}", "CONFIG=site.yaml", "RUN_DIR=/site", "false", "echo $UNSET >&2"]
+    lines = [f"DATA={MANIFEST}", "RUN_DIR=/site", "NUM_CLASSES=10", "false", "echo $UNSET >&2"]
     (project / "launchers" / "site.env").write_text("\n".join(lines))
-    words = submission(project, path_without_slurm, RUN_DIR="/mine")
-    assert words[2] == "site.yaml"
-    assert f"data.train=[{{manifest: '{MANIFEST}'}}]" in words
-    assert "run_dir='/mine'" in words
+    job = submission(project, path_without_slurm, RUN_DIR="/mine")
+    assert [entry.manifest for entry in job.config.data.train] == [MANIFEST]
+    assert (job.config.run_dir, job.config.model.num_classes) == ("/mine", 10)
+    assert (job.folder / "launchers" / "site.env").is_file()
 
 
 def test_local_refuses_in_one_line(project):
@@ -173,10 +236,10 @@ def test_local_refuses_in_one_line(project):
     assert_refused(run(script, "configs/quickstart.yaml"), str(project / ".venv"), "VENV")
 
 
-def test_local_trains_two_ranks_from_any_directory(digits, tmp_path):
+def test_local_trains_two_ranks_from_any_directory_until_it_is_stopped(digits, tmp_path):
     tree = {
         "run_dir": "run",
-        "total_steps": 2,
+        "total_steps": 10**6,
         "global_batch_size": 16,
         "micro_batch_size": 8,
         "model": {"patch_size": 8, "hidden_dim": 8, "num_blocks": 1, "tokens_mlp_dim": 8,
@@ -187,11 +250,19 @@ def test_local_trains_two_ranks_from_any_directory(digits, tmp_path):
     }  # fmt: skip
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
     venv = str(Path(sysconfig.get_path("scripts")).parent)
-    settings = {"VENV": venv, "NPROC": "2", "CUDA_VISIBLE_DEVICES": ""}
-    result = run(ROOT / "launchers" / "local.sh", "tiny.yaml", cwd=tmp_path, **settings)
-    assert result.returncode == 0, result.stderr
-    assert "2 ranks take 16 images a step" in result.stdout
-    assert (tmp_path / "run" / "checkpoints" / "step-00000002" / "manifest.json").is_file()
+    settings = {"VENV": venv, "NPROC": "2", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    command = [str(ROOT / "launchers" / "local.sh"), "tiny.yaml", "checkpoint.every_steps=10"]
+    with subprocess.Popen(
+        command, env=os.environ | settings, cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as process:
+        saved = tmp_path / "run" / "checkpoints" / "step-00000010" / "manifest.json"
+        wait_for(lambda: saved.is_file() or process.poll() is not None, 200)
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert "2 ranks take 16 images a step" in output
+    [events] = (tmp_path / "run" / "events" / "attempt-0001").iterdir()
+    assert '"event": "preempt"' in events.read_text().splitlines()[-1]
 
 
 def test_h14_is_the_papers_run():

@@ -1,0 +1,21 @@
+# What happens on the login node.
+
+# One process finds a mistake here, before every rank would report it.
+check_config() {
+  local words
+  read -r -a words <<<"${PREFIX:-} $python"
+  type -P "${words[0]}" >/dev/null ||
+    fail "no ${words[0]}: python3 -m venv .venv && .venv/bin/pip install -e ., or set PYTHON"
+  use_snapshot
+  resolve_config $(($(sbatch_option nodes) * $(sbatch_option ntasks-per-node)))
+}
+
+trap 'rm -rf "$job_folder" "$job_folder.new"' EXIT # unless it is submitted
+take_snapshot
+[[ ${CHECK:-1} != 1 ]] || check_config
+type -P sbatch >/dev/null ||
+  fail "no sbatch here: call it on a cluster's login node, or take launchers/local.sh"
+# Without it, Slurm ends a job that loses a node.
+[[ -z ${MIN_NODES:-} ]] || options=(--no-kill "${options[@]}")
+sbatch --output=logs/%x-%j.out "${options[@]}" "$script" "--job-folder=$job_folder"
+trap - EXIT
