@@ -118,11 +118,7 @@ def _begin(
     )
     write_attempt(storage, run_dir, attempt)
     _log_start(attempt, checkpoint)
-    for each in skipped:
-        logger.info(
-            "Left out: what steps %d to %d would have read, positions %d to %d.",
-            each.first, each.last, each.window[0], each.window[1] - 1,
-        )  # fmt: skip
+    _log_skipped(skipped)
     if begun and changes:
         logger.info(describe_changes(changes, begun.config, config))
     if numbers and not begun:
@@ -194,6 +190,14 @@ def _log_start(attempt: Attempt, checkpoint: Checkpoint | None) -> None:
         attempt.attempt, checkpoint.url, checkpoint.manifest.step, written_by.engine,
         written_by.world_size,
     )  # fmt: skip
+
+
+def _log_skipped(skipped: Sequence[SkippedSteps]) -> None:
+    for each in skipped:
+        logger.info(
+            "Left out: what steps %d to %d would have read, positions %d to %d.",
+            each.first, each.last, each.window[0], each.window[1] - 1,
+        )  # fmt: skip
 
 
 def _log_unbound(attempt: Attempt, before: Attempt) -> None:
