@@ -74,11 +74,12 @@ class Site:
         """Run dev_cluster.sh."""
         call("launchers/dev_cluster.sh", *words, f"--dir={self.folder / 'cluster'}")
 
-    def submit(self, num_nodes: int) -> None:
+    def submit(self, num_nodes: int, *options: str) -> None:
         """As a user does."""
         said = call(
             "launchers/pretrain.sh", str(self.config), f"--nodes={num_nodes}",
             "--ntasks-per-node=1", "--cpus-per-task=1", "--gpus-per-node=1", "--partition=low",
+            *options,
         )  # fmt: skip
         self.job = said.split()[-1]
 
