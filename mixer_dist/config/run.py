@@ -81,6 +81,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _outages_are_no_hangs(self) -> "RunConfig":
+        for prefix, place in self.storage.items():
+            if place.deadline_s >= self.engine.hang_limit_s:
+                raise ValueError(
+                    f"storage.{prefix}.deadline_s ({place.deadline_s:g}) must be below "
+                    f"engine.hang_timeout_s ({self.engine.hang_limit_s:g}): an outage that is "
+                    "ridden out would be taken for a hang"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _micro_batch_fits(self) -> "RunConfig":
         if self.micro_batch_size > self.global_batch_size:
             raise ValueError(

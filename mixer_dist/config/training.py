@@ -46,7 +46,7 @@ class EngineConfig(Section):
     """A collective that takes longer ends the run, where nothing else has noticed before."""
     hang_timeout_s: PositiveFloat | None = None
     """A run that does not move for so long is ended, and the rank named that holds it up; by
-    default half of timeout_s. Storage that is ridden out counts: keep it above deadline_s."""
+    default half of timeout_s. Above every deadline_s, up to which outages are ridden out."""
     start_timeout_s: PositiveFloat = 1800.0
     """The same until the first step is done, which may wait for a compiler and for NCCL."""
 
