@@ -77,19 +77,32 @@ def connected(timeout_s: float) -> Iterator[None]:
     if device().type == "cuda":
         torch.cuda.set_device(device())
         backend = "cpu:gloo,cuda:nccl"
-    timeout = timedelta(seconds=timeout_s)
     if place.world_size == 1:  # needs no port
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
     else:
-        _check_address(place)
-        dist.init_process_group(
-            backend, rank=place.rank, world_size=place.world_size, timeout=timeout
-        )
+        _join(place, backend, timeout_s)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _join(place: Placement, backend: str, timeout_s: float) -> None:
+    """Wait for the other ranks; RefusedError, MixerError where they do not come."""
+    _check_address(place)
+    timeout = timedelta(seconds=timeout_s)
+    try:
+        dist.init_process_group(
+            backend, rank=place.rank, world_size=place.world_size, timeout=timeout
+        )
+    except (dist.DistError, RuntimeError) as error:  # of the store, or of gloo
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise MixerError(
+            f"rank {place.rank} could not join the other {place.world_size - 1} at {address} "
+            f"within {timeout_s:g} s: see that every rank was started, and that this address can "
+            f"be reached ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _check_address(place: Placement) -> None:

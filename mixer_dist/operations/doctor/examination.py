@@ -62,7 +62,7 @@ def examine(config: RunConfig | None) -> Examination:
     if distributed.placement().world_size > 1:
         logger.info("waiting for all ranks, %.0f s at most", JOIN_S)
     try:
-        with peers_watched(), distributed.connected(JOIN_S):
+        with distributed.connected(JOIN_S), peers_watched():
             return _joined(mine)
     except MixerError as error:
         rank = distributed.placement().rank
