@@ -10,7 +10,6 @@ Needs root on Debian, and a quarter of an hour. Ends with 1 where a stop by Slur
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -39,7 +38,7 @@ class Stop(NamedTuple):
     goes_on_s: float
     """Seconds until a step that was not done before."""
     num_saves: int
-    """Of the stopped attempt, after the stop."""
+    """Of the last step, after the stop."""
     num_lost: int
     is_asked: bool
     """Whether Slurm asks before it stops: then no step may be lost."""
@@ -52,13 +51,13 @@ def main() -> int:
     )
     parser.add_argument("--folder", type=Path, default=Path("build/cluster_stops"))
     folder = parser.parse_args().folder.resolve()
-    shutil.rmtree(folder / "disk" / "soak" / "run", ignore_errors=True)
     try:
         with Site(folder, TOTAL_STEPS) as site:
             site.slow.touch()
             submit_as_it_is(site)
             stops = [stopped(site, name, stop, is_asked) for name, stop, is_asked in CASES]
             call("scancel", site.job)
+        site.discard()
     except MixerError as error:
         print(f"cluster_stops.py: {error}", file=sys.stderr)
         return 1
@@ -73,7 +72,7 @@ def submit_as_it_is(site: Site) -> None:
     limit = f"--time={2 * WARNING_S // 60 + 2}"
     said = call(
         "sbatch", f"--nodes={len(NODES)}", "--ntasks-per-node=2", "--cpus-per-task=1", limit,
-        f"--signal=B:USR2@{WARNING_S}", "--partition=low", "--output=logs/pretrain-%j.out",
+        f"--signal=B:USR2@{WARNING_S}", "--partition=low", f"--output={site.logs}/%j.out",
         "launchers/pretrain_h14.sh",
     )  # fmt: skip
     site.job = said.split()[-1]
@@ -95,15 +94,16 @@ def stopped(site: Site, name: str, stop: Callable[[Site], None], is_asked: bool)
     site.wait_for_step(after=last)
     goes_on_s = time.monotonic() - began
     return Stop(
-        name, last, ended_s, goes_on_s, num_saves(site, attempt, asked_at),
+        name, last, ended_s, goes_on_s, num_saves(site, attempt, asked_at, last),
         last - resumed_from(site, attempt), is_asked,
     )  # fmt: skip
 
 
-def num_saves(site: Site, attempt: int, since: float) -> int:
-    """Checkpoints that an attempt has committed since a moment."""
+def num_saves(site: Site, attempt: int, since: float, last_step: int) -> int:
+    """Checkpoints of its last step that an attempt has committed since a moment."""
     events = read_events(site.storage, site.run_dir, attempt)
-    return sum(event["event"] == "save" and event["time"] > since for event in events)
+    saved = [e["step"] for e in events if e["event"] == "save" and e["time"] > since]
+    return saved.count(last_step)
 
 
 def resumed_from(site: Site, stopped_attempt: int) -> int:

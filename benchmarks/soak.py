@@ -7,7 +7,8 @@ and each segment between incidents, trained again by one process from its checkp
 the losses on record: within 1e-5, bitwise where it ran on one rank.
 
 Needs root on Debian, for Slurm and its networks, and about three minutes an incident. Ended by
-Ctrl-C or whatever else, the same command goes on; `rm -r build/soak` begins anew.
+Ctrl-C or whatever else, the same command goes on; `umount build/soak/disk; rm -r build/soak` begins
+anew.
 """
 
 import argparse
@@ -50,7 +51,9 @@ def main() -> int:
             record = Record(folder / "incidents.jsonl", arguments.seed)
             happen(site, record, draw_kinds(count, random.Random(arguments.seed)))
             finish(site)
-            return judge(site, record)
+            code = judge(site, record)
+        site.discard()
+        return code
     except MixerError as error:
         print(f"soak.py: {error}", file=sys.stderr)
         return 1

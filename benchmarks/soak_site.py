@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ RANK_NODES = 3  # one is left for when another fails
 BUCKET_MB = 1024
 PORT = 17200
 PATIENCE_S = 900.0  # for a run that goes on by itself
+TRAINS = ["-m", "mixer_dist", "pretrain"]  # after the interpreter
 STEP_LINE = re.compile(r"^\S+ step (\d+)/", re.MULTILINE)
 
 
@@ -43,17 +45,24 @@ class Site:
         self._stack = ExitStack()
 
     def __enter__(self) -> "Site":
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.cluster("up", "--namespaces", f"--nodes={len(NODES)}", f"--port={PORT}")
-        self._stack.callback(self.cluster, "down")
-        os.environ["SLURM_CONF"] = str(self.folder / "cluster" / "etc" / "slurm.conf")
-        self._mount()
-        self._stack.enter_context(self._store())
-        self._write_config()
+        self.logs.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            stack.callback(self.cluster, "down")
+            self.cluster("up", "--namespaces", f"--nodes={len(NODES)}", f"--port={PORT}")
+            os.environ["SLURM_CONF"] = str(self.folder / "cluster" / "etc" / "slurm.conf")
+            self._mount()
+            stack.enter_context(self._store())
+            self._write_config()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def discard(self) -> None:
+        """Leave nothing of it."""
+        call("umount", str(self.disk))
+        shutil.rmtree(self.folder)
 
     @property
     def storage(self) -> Storage:
@@ -63,6 +72,10 @@ class Site:
     @property
     def config(self) -> Path:
         return self.folder / "soak.yaml"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
 
     @property
     def store(self) -> psutil.Process:
@@ -79,7 +92,7 @@ class Site:
         said = call(
             "launchers/pretrain.sh", str(self.config), f"--nodes={num_nodes}",
             "--ntasks-per-node=1", "--cpus-per-task=1", "--gpus-per-node=1", "--partition=low",
-            *options,
+            f"--output={self.logs}/%j.out", *options,
         )  # fmt: skip
         self.job = said.split()[-1]
 
@@ -103,27 +116,26 @@ class Site:
                 words, environment = process.cmdline(), process.environ()
             except psutil.Error:
                 continue
-            is_rank = "mixer_dist" in words and "pretrain" in words
-            if is_rank and environment.get("SLURM_CONF") == os.environ["SLURM_CONF"]:
+            is_ours = environment.get("SLURM_CONF") == os.environ["SLURM_CONF"]
+            if is_ours and "SLURM_PROCID" in environment and words[1:4] == TRAINS:
                 found.append(process)
         return found
 
     def steps(self) -> list[int]:
         """The steps that rank 0 has told, in the order of their lines, over all jobs."""
-        logs = sorted(self._logs(), key=lambda path: path.stat().st_mtime)
+        logs = sorted(self.logs.glob("*.out"), key=lambda path: path.stat().st_mtime)
         return [int(step) for log in logs for step in STEP_LINE.findall(log.read_text())]
 
     def wait_for_step(self, after: int) -> int:
         """The first step beyond one, waited for; MixerError where the run does not come to it."""
         give_up = time.monotonic() + PATIENCE_S
         while (step := max(self.steps(), default=0)) <= after:
-            if time.monotonic() > give_up or (self.is_over and after < self._total_steps):
-                raise MixerError(f"job {self.job} does not go on from step {after}: see logs/")
+            if time.monotonic() > give_up or self.is_over:
+                raise MixerError(
+                    f"job {self.job} does not go on from step {after}: see {self.logs}"
+                )
             time.sleep(0.2)
         return step
-
-    def _logs(self) -> list[Path]:
-        return list((ROOT / "logs").glob("pretrain-*.out"))
 
     def _mount(self) -> None:
         """A disk for the bucket that can be full."""

