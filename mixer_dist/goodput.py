@@ -1,7 +1,8 @@
 """Where a run's wall time went: a pure function of what its attempts have recorded.
 
 Every second from the start of the first process to the end counts once, under one kind. What an
-attempt did after its last record, when it was killed, counts as down: that is 30 s at most.
+attempt did after its last record, when it was killed, counts as down: up to 30 s and one logging
+interval.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
