@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bar
 from benchmarks.soak_site import NODES, Site, call
 from mixer_dist.errors import MixerError
 from mixer_dist.metrics import read_events
-from mixer_dist.run_dir import attempt_numbers, read_attempt
+from mixer_dist.run_dir import read_attempt
 
 TOTAL_STEPS = 2000
 WARM_STEPS = 25  # before a stop
@@ -38,7 +38,7 @@ class Stop(NamedTuple):
     goes_on_s: float
     """Seconds until a step that was not done before."""
     num_saves: int
-    """Of the last step, after the stop."""
+    """Of the last step."""
     num_lost: int
     is_asked: bool
     """Whether Slurm asks before it stops: then no step may be lost."""
@@ -57,12 +57,12 @@ def main() -> int:
             submit_as_it_is(site)
             stops = [stopped(site, name, stop, is_asked) for name, stop, is_asked in CASES]
             call("scancel", site.job)
-        site.discard()
     except MixerError as error:
         print(f"cluster_stops.py: {error}", file=sys.stderr)
         return 1
     print_table(stops)
-    return int(any(stop.is_asked and (stop.num_lost or stop.num_saves > 1) for stop in stops))
+    site.discard()
+    return int(any(stop.is_asked and (stop.num_lost or stop.num_saves != 1) for stop in stops))
 
 
 def submit_as_it_is(site: Site) -> None:
@@ -84,26 +84,24 @@ def submit_as_it_is(site: Site) -> None:
 def stopped(site: Site, name: str, stop: Callable[[Site], None], is_asked: bool) -> Stop:
     """Have it happen to a run that has gone on for a while."""
     site.wait_for_step(after=max(site.steps(), default=0) + WARM_STEPS)
-    attempt = attempt_numbers(site.storage, site.run_dir)[-1]
-    pids = {process.pid for process in site.ranks()}
+    attempt, pids = site.newest_attempt, {process.pid for process in site.ranks()}
     stop(site)
-    began, asked_at = time.monotonic(), time.time()
+    began = time.monotonic()
     while pids & {process.pid for process in site.ranks()}:
         time.sleep(0.1)
     ended_s, last = time.monotonic() - began, max(site.steps())
     site.wait_for_step(after=last)
     goes_on_s = time.monotonic() - began
     return Stop(
-        name, last, ended_s, goes_on_s, num_saves(site, attempt, asked_at, last),
+        name, last, ended_s, goes_on_s, num_saves(site, attempt, last),
         last - resumed_from(site, attempt), is_asked,
     )  # fmt: skip
 
 
-def num_saves(site: Site, attempt: int, since: float, last_step: int) -> int:
-    """Checkpoints of its last step that an attempt has committed since a moment."""
+def num_saves(site: Site, attempt: int, step: int) -> int:
+    """How often an attempt has committed its last step."""
     events = read_events(site.storage, site.run_dir, attempt)
-    saved = [e["step"] for e in events if e["event"] == "save" and e["time"] > since]
-    return saved.count(last_step)
+    return sum(event["event"] == "save" and event["step"] == step for event in events)
 
 
 def resumed_from(site: Site, stopped_attempt: int) -> int:
@@ -122,7 +120,7 @@ def preempt(site: Site) -> None:
 
 def run_out_of_time(site: Site) -> None:
     """Waits until Slurm is about to send its warning; it may come half a minute before."""
-    attempt = attempt_numbers(site.storage, site.run_dir)[-1]
+    attempt = site.newest_attempt
     while seconds_left(site) > WARNING_S and not has_stopped(site, attempt):
         time.sleep(0.5)
 

@@ -29,7 +29,7 @@ from benchmarks.soak_replay import Replay, replay, segments
 from benchmarks.soak_site import RANK_NODES, Site
 from mixer_dist.errors import MixerError
 from mixer_dist.operations.data_audit import audit
-from mixer_dist.run_dir import attempt_numbers, read_attempt
+from mixer_dist.run_dir import read_attempt
 
 STEPS_BETWEEN = 24  # about: after one incident, before the next
 BAR = 1e-5  # relative, of a loss
@@ -52,7 +52,8 @@ def main() -> int:
             happen(site, record, draw_kinds(count, random.Random(arguments.seed)))
             finish(site)
             code = judge(site, record)
-        site.discard()
+        if code == 0:  # else it is to be looked at
+            site.discard()
         return code
     except MixerError as error:
         print(f"soak.py: {error}", file=sys.stderr)
@@ -85,22 +86,20 @@ def happen(site: Site, record: Record, kinds: list[str]) -> None:
         step = max(site.steps(), default=0)
         before = site.wait_for_step(after=step + draw.randrange(4, STEPS_BETWEEN))
         time.sleep(draw.random())
-        began, num_attempts = time.monotonic(), newest_attempt(site)
-        end = KINDS[kinds[number]](site, draw)
-        site.wait_for_step(after=max(before, *site.steps()))
+        kind, attempt, began = KINDS[kinds[number]], site.newest_attempt, time.monotonic()
+        end = kind.happen(site, draw)
+        if kind.restarts:
+            site.wait_for_attempt(after=attempt)
+        site.wait_for_step(after=max(site.steps()))
         seconds = time.monotonic() - began
         end()
-        lost = steps_lost(site, num_attempts, before)
+        lost = steps_lost(site, attempt, before)
         record.add(kind=kinds[number], after_step=before, seconds=seconds, lost=lost)
-
-
-def newest_attempt(site: Site) -> int:
-    return attempt_numbers(site.storage, site.run_dir)[-1]
 
 
 def steps_lost(site: Site, attempt: int, step: int) -> int:
     """Done before an incident, and again after it."""
-    newest = newest_attempt(site)
+    newest = site.newest_attempt
     if newest == attempt:
         return 0
     return max(0, step - read_attempt(site.storage, site.run_dir, newest).resumed_from)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.soak_site import RANK_NODES, Site, call
 from mixer_dist.errors import MixerError
@@ -98,18 +99,26 @@ def change_node_count(site: Site, draw: random.Random) -> End:
     return _nothing
 
 
-KINDS: dict[str, Callable[[Site, random.Random], End]] = {
-    "SIGKILL of a rank": kill_rank,
-    "SIGKILL of all ranks": kill_all_ranks,
-    "USR2": send_usr2,
-    "TERM": send_term,
-    "node killed": kill_node,
-    "node frozen": freeze_node,
-    "cable cut": cut_cable,
-    "store silent for 20 s": stop_store,
-    "disk full for 20 s": fill_disk,
-    "newest checkpoint damaged": damage_newest_checkpoint,
-    "other number of nodes": change_node_count,
+class Kind(NamedTuple):
+    """Something that happens to a run."""
+
+    happen: Callable[[Site, random.Random], End]
+    restarts: bool = True
+    """Whether the run cannot go on without a new attempt."""
+
+
+KINDS = {
+    "SIGKILL of a rank": Kind(kill_rank),
+    "SIGKILL of all ranks": Kind(kill_all_ranks),
+    "USR2": Kind(send_usr2),
+    "TERM": Kind(send_term),
+    "node killed": Kind(kill_node),
+    "node frozen": Kind(freeze_node),
+    "cable cut": Kind(cut_cable),
+    "store silent for 20 s": Kind(stop_store, restarts=False),
+    "disk full for 20 s": Kind(fill_disk, restarts=False),
+    "newest checkpoint damaged": Kind(damage_newest_checkpoint),
+    "other number of nodes": Kind(change_node_count),
 }
 
 

@@ -1,5 +1,6 @@
 """A run's segments between incidents, each trained again by one process from its checkpoint."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +57,9 @@ def replay(site: Site, found: Sequence[Segment]) -> list[Replay]:
     ranks, storage = Ranks(), site.storage
     lines = {line["step"]: line for line in read_metrics(storage, site.run_dir)}
     return [
-        Replay(segment, distance(lines, ranks.run(1, train_again, site.config, segment)[0]))
+        Replay(
+            segment, distance(segment, lines, ranks.run(1, train_again, site.config, segment)[0])
+        )
         for segment in found
     ]
 
@@ -84,12 +87,11 @@ def copy_checkpoint(storage: Storage, run_dir: RunDir, scratch: RunDir, step: in
     local.write(scratch.attempt_file(number), storage.read(run_dir.attempt_file(number)))
 
 
-def distance(lines: dict[int, Line], others: Sequence[Line]) -> float:
-    """Of the losses of all steps of a replay; infinite where one read other samples."""
-    found = 0.0
-    for other in others:
-        line = lines[other["step"]]
-        if line["batch_digest"] != other["batch_digest"]:
-            return float("inf")
-        found = max(found, abs(line["loss"] - other["loss"]) / line["loss"])
-    return found
+def distance(segment: Segment, lines: dict[int, Line], others: Sequence[Line]) -> float:
+    """Largest of a replay's losses; infinite where a step is missing or read other samples."""
+    if [other["step"] for other in others] != list(range(segment.first + 1, segment.last + 1)):
+        return math.inf
+    pairs = [(lines[other["step"]], other) for other in others]
+    if any(line["batch_digest"] != other["batch_digest"] for line, other in pairs):
+        return math.inf
+    return max(abs(line["loss"] - other["loss"]) / line["loss"] for line, other in pairs)

@@ -18,7 +18,7 @@ from data_tools import sample_data, shard
 from launchers import local_s3
 from mixer_dist.config import load_config
 from mixer_dist.errors import MixerError
-from mixer_dist.run_dir import RunDir
+from mixer_dist.run_dir import RunDir, attempt_numbers
 from mixer_dist.storage import Storage
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,6 +136,18 @@ class Site:
                 )
             time.sleep(0.2)
         return step
+
+    @property
+    def newest_attempt(self) -> int:
+        return attempt_numbers(self.storage, self.run_dir)[-1]
+
+    def wait_for_attempt(self, after: int) -> None:
+        """Until the run has been started anew; MixerError where that does not happen."""
+        give_up = time.monotonic() + PATIENCE_S
+        while self.newest_attempt <= after:
+            if time.monotonic() > give_up or self.is_over:
+                raise MixerError(f"job {self.job} does not start again: see {self.logs}")
+            time.sleep(0.2)
 
     def _mount(self) -> None:
         """A disk for the bucket that can be full."""

@@ -14,7 +14,6 @@ from mixer_dist.metrics import FLUSH_S, Line
 from mixer_dist.operations.recent import Recent
 
 TREND_STEPS = 100  # of which a median is compared with that of as many before
-START_UP_S = 1800.0  # how long an attempt may take to its first step
 LATE = 3  # times the usual time between two records
 
 State = Literal["starting", "training", "silent", "preempted", "failed", "finished"]
@@ -193,10 +192,11 @@ def _state(recent: Recent, step: int, late_s: float, now: float) -> tuple[State,
     last = recent.records[-1]
     if _kind_of_last(last.events) == "preempt":
         return "preempted", last.events[-1]["signal"] or None  # another rank may have got it
-    if _kind_of_last(last.events) == "fail":
+    if _kind_of_last(last.events) in ("fail", "abort"):
         return "failed", last.events[-1]["reason"]
     heard = max(recent.started, recent.last_record or 0.0)
-    if now - heard > (late_s if last.lines else START_UP_S):
+    start_up_s = recent.attempt.config.engine.start_timeout_s
+    if now - heard > (late_s if last.lines else start_up_s):
         return "silent", None
     return ("training" if last.lines else "starting"), None
 

@@ -120,6 +120,7 @@ def test_a_run_that_fell_silent(run_dir):
         ("preempt", {"signal": "SIGUSR2"}, "preempted", "stopped on request by SIGUSR2"),
         ("preempt", {"signal": ""}, "preempted", "stopped on request; last"),
         ("fail", {"reason": "10 steps in a row"}, "failed", "failed: 10 steps in a row"),
+        ("abort", {"reason": "rank 3 is gone"}, "failed", "failed: rank 3 is gone"),
     ],
 )
 def test_a_run_that_ended_says_why(run_dir, event, details, state, said):

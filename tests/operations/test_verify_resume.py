@@ -38,7 +38,8 @@ def test_a_run_that_is_killed_is_the_same_under_another_engine(verify, tmp_path)
     found = json.loads((out / "proof.json").read_text())
     assert found["holds"] and found["starts"] == ["ddp:2", "single:1"]
     assert found["steps"]["num_same_data"] == 8
-    assert found["steps"]["loss_distance"] <= found["tolerance"] == 1e-5
+    assert found["steps"]["loss_distance"] <= found["tolerance"]["losses"] == 1e-5
+    assert found["values"]["distance"] <= found["tolerance"]["values"] < 1e-2
     assert (out / "proof.png").read_bytes().startswith(b"\x89PNG")
     last = read_checkpoint(Storage(), RunDir(str(out / "interrupted")).checkpoint(8)).manifest
     assert (last.attempt, last.written_by.engine, last.written_by.world_size) == (2, "single", 1)
@@ -77,6 +78,13 @@ def test_results_of_an_earlier_proof_are_not_overwritten(verify, tmp_path):
     (tmp_path / "proof" / "proof.json").write_text("{}")
     code, said = verify("--starts", "single:1")
     assert code == 2 and "is not empty" in said.err
+
+
+def test_runs_of_an_earlier_proof_are_not_taken_for_this_one(verify, tmp_path):
+    (tmp_path / "runs" / "whole").mkdir(parents=True)
+    code, said = verify("--starts", "single:1", "--run-dirs", str(tmp_path / "runs"))
+    assert code == 2 and "holds whole: remove it" in said.err
+    assert not (tmp_path / "proof").exists()
 
 
 def test_a_dry_run_says_what_would_be_done(verify, tmp_path):

@@ -14,6 +14,8 @@ from mixer_dist.metrics import Line
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
 
+SMALLEST = 1e-30  # of a norm that is divided by
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -65,8 +67,14 @@ def compare_values(storage: Storage, run_dir: RunDir, other: RunDir, step: int) 
         a, b = (_values(storage, checkpoint, kind, fqn, shape) for checkpoint in checkpoints)
         num_values += a.numel()
         num_same += int((a.view(torch.int32) == b.view(torch.int32)).sum())
-        distance = max(distance, float((a - b).norm() / b.norm().clamp_min(1e-30)))
+        distance = max(distance, _tensor_distance(a, b))
     return Values(num_values, num_same, distance)
+
+
+def _tensor_distance(a: Tensor, b: Tensor) -> float:
+    """Infinite where a value of one is not finite."""
+    found = float((a - b).norm() / b.norm().clamp_min(SMALLEST))
+    return found if math.isfinite(found) else math.inf
 
 
 def _pairs(

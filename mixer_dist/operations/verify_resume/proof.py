@@ -24,8 +24,17 @@ from mixer_dist.sections import dump_config
 from mixer_dist.storage import Storage, join
 
 FP32_TOLERANCE = 1e-5
-BF16_TIMES = 2  # as far as uninterrupted runs are from each other
+BF16_TIMES = 2  # of how far uninterrupted runs are apart, for losses
+VALUES_TIMES = 10  # the same for parameters and moments; lost moments are thousands of times as far
 ENDED_WELL = (0, PreemptedError.exit_code)  # the second where total_steps are more
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far two runs may be apart; 0 where they have to be the same to the last bit."""
+
+    losses: float
+    values: float
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,7 @@ class Proof:
 
     steps: Steps
     values: Values
-    tolerance: float
-    """Of losses; 0 where all starts are alike, and then of parameters and moments too."""
+    tolerance: Tolerance
     hits: Sequence[int]
     """After which step each incident came."""
     num_repeated_steps: int
@@ -47,41 +55,53 @@ class Proof:
     @property
     def holds(self) -> bool:
         """Whether the two runs are the same."""
-        is_same = self.values.num_same == self.values.num_values
         return (
             self.steps.num_same_data == self.steps.num_steps
-            and self.steps.loss_distance <= self.tolerance
-            and (is_same or self.tolerance > 0)
+            and self.steps.loss_distance <= self.tolerance.losses
+            and (self._is_bitwise or 0 < self.values.distance <= self.tolerance.values)
         )
+
+    @property
+    def _is_bitwise(self) -> bool:
+        return self.values.num_same == self.values.num_values
 
 
 class Trials:
     """The runs of a plan."""
 
     def __init__(self, plan: Plan) -> None:
-        """RefusedError where `plan.out` holds something."""
-        if plan.out.exists() and any(plan.out.iterdir()):
-            raise RefusedError(f"{plan.out} is not empty: remove it, or give another --out")
-        plan.out.mkdir(parents=True, exist_ok=True)
+        """RefusedError where the place of the results, or of a run, holds something."""
         self._plan = plan
         self._storage = Storage(plan.config.storage)
+        if plan.out.exists() and any(plan.out.iterdir()):
+            raise RefusedError(f"{plan.out} is not empty: remove it, or give another --out")
+        if names := self._storage.names(plan.run_dirs):
+            raise RefusedError(
+                f"{plan.run_dirs} holds {names[0]}: remove it, or give another --run-dirs"
+            )
+        plan.out.mkdir(parents=True, exist_ok=True)
 
     def prove(self) -> Proof:
         """Train, interrupt, compare."""
-        steps = self._plan.num_steps
         whole = self._train("whole", self._plan.starts[0])
         lines = read_metrics(self._storage, whole)
         interrupted, hits = self._interrupt("interrupted", _step_s(lines))
-        others = read_metrics(self._storage, interrupted)
+        steps, values = self._compare(whole, interrupted)
         return Proof(
-            steps=compare_steps(lines, others, steps),
-            values=compare_values(self._storage, whole, interrupted, steps),
-            tolerance=self._tolerance(lines),
+            steps=steps,
+            values=values,
+            tolerance=self._tolerance(whole),
             hits=hits,
             num_repeated_steps=self._num_repeated_steps(interrupted, hits),
             lines=lines,
-            interrupted_lines=others,
+            interrupted_lines=read_metrics(self._storage, interrupted),
         )
+
+    def _compare(self, run: RunDir, other: RunDir) -> tuple[Steps, Values]:
+        lines, others = (read_metrics(self._storage, each) for each in (run, other))
+        num_steps = self._plan.num_steps
+        values = compare_values(self._storage, run, other, num_steps)
+        return compare_steps(lines, others, num_steps), values
 
     def _train(self, name: str, start: Start) -> RunDir:
         """A run that nothing happens to."""
@@ -100,17 +120,18 @@ class Trials:
                 hits.append(trainer.last_step)
         return self._train(name, next(starts)), hits
 
-    def _tolerance(self, lines: Sequence[Line]) -> float:
-        """How far losses may be apart; bf16 is measured against runs of the other starts."""
-        others = [start for start in set(self._plan.starts) if start != self._plan.starts[0]]
+    def _tolerance(self, whole: RunDir) -> Tolerance:
+        """By how far uninterrupted runs are apart: other starts sum in another order."""
+        others = dict.fromkeys(self._plan.starts[1:])
+        others.pop(self._plan.starts[0], None)
         if not others:
-            return 0.0
-        if self._plan.config.engine.precision == "fp32":
-            return FP32_TOLERANCE
+            return Tolerance(0.0, 0.0)
         runs = [self._train(f"whole-{start.engine}-{start.num_ranks}", start) for start in others]
-        found = (read_metrics(self._storage, run) for run in runs)
-        distances = [compare_steps(lines, each, self._plan.num_steps) for each in found]
-        return BF16_TIMES * max(each.loss_distance for each in distances)
+        found = [self._compare(whole, run) for run in runs]
+        losses = BF16_TIMES * max(steps.loss_distance for steps, _ in found)
+        if self._plan.config.engine.precision == "fp32":
+            losses = FP32_TOLERANCE
+        return Tolerance(losses, VALUES_TIMES * max(values.distance for _, values in found))
 
     def _num_repeated_steps(self, run: RunDir, hits: Sequence[int]) -> int:
         """Steps that were lost before they were saved."""

@@ -45,7 +45,7 @@ def proof_tree(plan: Plan, proof: Proof) -> dict[str, Any]:
         "holds": proof.holds,
         "steps": asdict(proof.steps),
         "values": asdict(proof.values),
-        "tolerance": proof.tolerance,
+        "tolerance": asdict(proof.tolerance),
         "hits": list(proof.hits),
         "num_repeated_steps": proof.num_repeated_steps,
         "starts": [str(start) for start in plan.starts],
@@ -54,9 +54,12 @@ def proof_tree(plan: Plan, proof: Proof) -> dict[str, Any]:
 
 
 def _allowed(proof: Proof) -> str:
-    if proof.tolerance == 0:
+    if proof.tolerance.losses == 0:
         return "nothing, as all starts are alike"
-    return f"{proof.tolerance:.1e} between losses, as starts differ"
+    return (
+        f"losses {proof.tolerance.losses:.1e}, tensors {proof.tolerance.values:.1e}, as other "
+        "starts sum in another order"
+    )
 
 
 def _verdict(proof: Proof) -> str:
