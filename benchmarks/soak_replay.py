@@ -61,6 +61,7 @@ def replay(site: Site, found: Sequence[Segment]) -> list[Replay]:
             segment, distance(segment, lines, ranks.run(1, train_again, site.config, segment)[0])
         )
         for segment in found
+        for again in [ranks.run(1, train_again, site.config, segment)]
     ]
 
 
