@@ -56,13 +56,11 @@ def replay(site: Site, found: Sequence[Segment]) -> list[Replay]:
     """Train each segment anew."""
     ranks, storage = Ranks(), site.storage
     lines = {line["step"]: line for line in read_metrics(storage, site.run_dir)}
-    return [
-        Replay(
-            segment, distance(segment, lines, ranks.run(1, train_again, site.config, segment)[0])
-        )
-        for segment in found
-        for again in [ranks.run(1, train_again, site.config, segment)]
-    ]
+    replays = []
+    for segment in found:
+        [others] = ranks.run(1, train_again, site.config, segment)
+        replays.append(Replay(segment, distance(segment, lines, others)))
+    return replays
 
 
 def train_again(config: Path, segment: Segment) -> list[Line]:
