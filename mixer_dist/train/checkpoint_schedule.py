@@ -128,11 +128,8 @@ class CheckpointSchedule:
     def _is_free(self, step: int) -> bool:
         """Whether no rank has a save under way."""
         num_busy = distributed.sum_words([int(self._saver.is_busy)])[0]
-        if (
-            distributed.is_main()
-            and num_busy
-            and step % self._run.config.checkpoint.every_steps == 0
-        ):
+        is_due = step % self._run.config.checkpoint.every_steps == 0
+        if distributed.is_main() and num_busy and is_due:
             logger.warning("step %d: the save under way is slow, the next one waits for it", step)
         return not num_busy
 
