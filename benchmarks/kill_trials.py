@@ -23,6 +23,7 @@ WORLDS = (
 )  # fmt: skip
 EVERY_STEPS = 3
 TOTAL_STEPS = 45
+DEADLINE_S = 12.0  # of storage, before a run that does not move is ended
 TIMEOUT_S = 30.0  # for a collective, as in a start where a rank is gone
 LOG_CHARACTERS = 4_000
 LEFT = WHOLE, TORN, NOTHING, NONE_STARTED = "whole", "torn", "nothing", "none started"
@@ -167,7 +168,10 @@ def run_config(series: Series, engine: str) -> RunConfig:
             "shard_ranks": 2 if engine == "hsdp" else None,
         },
         "checkpoint": {"every_steps": EVERY_STEPS, "timeout_s": TIMEOUT_S, "grace_s": 5.0},
-        "storage": {prefix: given.model_dump() for prefix, given in series.place.options.items()},
+        "storage": {
+            prefix: given.model_dump() | {"deadline_s": DEADLINE_S}
+            for prefix, given in series.place.options.items()
+        },
     }  # fmt: skip
     return parse(RunConfig, tree, "the benchmark")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from mixer_dist.errors import MixerError, PeerError, RefusedError
+from mixer_dist.errors import MixerError, PeerError, PreemptedError, RefusedError
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def num_cores() -> int:
 def connected(timeout_s: float) -> Iterator[None]:
     """Join the process group of this run, leave it at the end. All ranks must call this."""
     place = placement()
+    _allow_open_files()
     backend = "gloo"
     if device().type == "cuda":
         torch.cuda.set_device(device())
@@ -84,8 +86,19 @@ def connected(timeout_s: float) -> Iterator[None]:
         _join(place, backend, timeout_s)
     try:
         yield
-    finally:
-        dist.destroy_process_group()
+    except BaseException as error:
+        # NCCL's end waits for the other ranks, which may never come, and this process ends anyway.
+        is_agreed = getattr(error, "exit_code", None) == PreemptedError.exit_code
+        if is_agreed or place.world_size == 1 or device().type == "cpu":
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def _allow_open_files() -> None:
+    """As many as may be: rank 0 of 256 holds over 1,000 connections, the usual limit."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _join(place: Placement, backend: str, timeout_s: float) -> None:

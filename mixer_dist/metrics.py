@@ -82,8 +82,8 @@ class RolledLines:
 
     def close(self) -> None:
         """Write what is left, and end the thread."""
-        self._thread.shutdown()
-        self.flush()
+        self._thread.shutdown(cancel_futures=True)
+        self._try_to_flush()  # what ends the run is more than what is not written
 
     def _try_to_flush(self) -> None:
         try:

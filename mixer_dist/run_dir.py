@@ -185,7 +185,12 @@ def check_not_superseded(storage: Storage, run_dir: RunDir, attempt: Attempt) ->
 
 def _last_number(storage: Storage, run_dir: RunDir) -> int:
     """The highest attempt, also where a bucket's listing lags behind its files."""
-    number = attempt_numbers(storage, run_dir)[-1]
+    numbers = attempt_numbers(storage, run_dir)
+    if not numbers:
+        raise MissingError(
+            f"{run_dir.attempts} holds no attempt any more: restore the run directory"
+        )
+    number = numbers[-1]
     while storage.exists(run_dir.attempt_file(number + 1)):
         number += 1
     return number

@@ -127,7 +127,8 @@ class Saver:
             self._storage.stop()
             wait([self._under_way], ABANDON_S)
             self._under_way = None
-            logger.warning("The save under way did not end in time: abandoned.")
+            if distributed.is_main():
+                logger.warning("The save under way did not end in time: abandoned.")
 
     def _save(self, state: TrainingState, began: float) -> Saved:
         url = self._run_dir.checkpoint(state.step)
@@ -135,9 +136,9 @@ class Saver:
         try:
             reports = distributed.on_all(lambda: self._write_mine(url, pieces), self._group)
             distributed.on_main(lambda: self._commit(url, reports, state), self._group)
+        except SupersededError:  # on rank 0, which looks and then ends all
+            raise
         except MixerError as error:  # this rank's own, or another's
-            if error.exit_code == SupersededError.exit_code:
-                raise
             raise CheckpointError(str(error)) from error
         except RuntimeError as error:  # of the collective: a rank is gone, or too late
             raise CheckpointError(f"a rank was lost: {str(error).splitlines()[0]}") from error

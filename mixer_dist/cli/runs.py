@@ -66,11 +66,12 @@ def _add_report(verbs: Any) -> None:
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    with exit_recorded(arguments.exit_file):
-        _check_and_pretrain(arguments)
+    # From the first moment, as the imports take seconds, until the last word is written.
+    with StopRequests(arguments.until) as stop_requests, exit_recorded(arguments.exit_file):
+        _check_and_pretrain(arguments, stop_requests)
 
 
-def _check_and_pretrain(arguments: argparse.Namespace) -> None:
+def _check_and_pretrain(arguments: argparse.Namespace, stop_requests: StopRequests) -> None:
     config = config_of(arguments)
     if is_printed(arguments, config):
         return
@@ -82,11 +83,10 @@ def _check_and_pretrain(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         _describe(config, arguments.world_size)
         return
-    with StopRequests(arguments.until) as stop_requests:  # before the imports, which take seconds
-        from mixer_dist.train.pretrain import pretrain
+    from mixer_dist.train.pretrain import pretrain
 
-        _begin(config)
-        pretrain(config, arguments.change, stop_requests)
+    _begin(config)
+    pretrain(config, arguments.change, stop_requests)
 
 
 def _describe(config: "RunConfig", world_size: int | None) -> None:

@@ -86,8 +86,8 @@ class Hub:
     async def _greeted(self, reader: asyncio.StreamReader) -> int | None:
         """The rank that speaks, None where it does not know the token."""
         try:
-            token, _, rank = (await reader.readline()).decode().strip().partition(" ")
-            return int(rank) if hmac.compare_digest(token, self._token) else None
+            token, _, rank = (await reader.readline()).strip().partition(b" ")
+            return int(rank) if hmac.compare_digest(token, self._token.encode()) else None
         except (OSError, ValueError):
             return None
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import logging
 import os
 import secrets
 import socket
@@ -71,6 +70,13 @@ def _joined() -> "Peers":
     return Peers(hosts, connection, hub)
 
 
+def _exit_later(exit_code: int) -> None:
+    """End the process where NCCL would keep it: once what has failed is said and recorded."""
+    timer = threading.Timer(CLOSING_S, os._exit, [exit_code])
+    timer.daemon = True
+    timer.start()
+
+
 def _nothing_to_tell() -> Standing:
     return Standing(0, "start")
 
@@ -121,6 +127,8 @@ class Peers:
         is_agreed = failure is None or isinstance(failure, PeerError | PreemptedError)
         exit_code = getattr(failure, "exit_code", 1)
         self._has_left.set()
+        if self._connection and not is_agreed and distributed.device().type == "cuda":
+            _exit_later(exit_code)
         self._send({"type": "bye"} if is_agreed else {"type": "failed", "exit_code": exit_code})
         if self._hub:
             self._hub.close()
@@ -156,11 +164,10 @@ class Peers:
             return
         self._ending = ending
         self._is_ending.set()
-        if not ending.is_said and (distributed.is_main() or 0 in ending.ranks):
-            print(f"mixer-dist: {ending.reason}", file=sys.stderr, flush=True)
-        self.before_end(ending)
-        if not self._has_left.wait(CLOSING_S if ending.is_said else GRACE_S):
-            logging.shutdown()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(ending.exit_code)  # the main thread may never come back to Python
+        try:
+            if not ending.is_said and (distributed.is_main() or 0 in ending.ranks):
+                print(f"mixer-dist: {ending.reason}", file=sys.stderr, flush=True)
+            self.before_end(ending)
+        finally:  # whatever cannot be said or written any more
+            if not self._has_left.wait(CLOSING_S if ending.is_said else GRACE_S):
+                os._exit(ending.exit_code)  # the main thread may never come back to Python

@@ -59,16 +59,21 @@ class CheckpointSchedule:
     def finish(self) -> None:
         """Wait for the last save; CheckpointError where it failed. All ranks must call this."""
         self._watchdog.enter("save")
-        if self._saver.is_busy:
-            self._tell(self._saver.wait())
+        try:
+            if self._saver.is_busy:
+                self._tell(self._saver.wait())
+        except SupersededError:
+            raise
+        except CheckpointError as error:
+            distributed.fail_together(error)
 
     def save_and_stop(self, batch: Batch, requests: StopRequests) -> None:
         """Save once more, and end by PreemptedError, saved or not. All ranks must call this."""
         self._watchdog.enter("save")
-        if self._newest_step != batch.step + 1 and self._ends(lambda: requests.is_urgent):
+        if self._newest_step != batch.step + 1 and self._all_end(requests):
             self._make_way()
             self._start(batch)
-        if self._ends(lambda: requests.is_urgent):
+        if self._all_end(requests):
             self._make_way()
         else:
             self._saver.abandon()
@@ -89,6 +94,11 @@ class CheckpointSchedule:
 
     def _ends(self, is_urgent: Callable[[], bool] = lambda: False) -> bool:
         return self._saver.ends_within(self._run.config.checkpoint.grace_s, is_urgent)
+
+    def _all_end(self, requests: StopRequests) -> bool:
+        """Whether no rank's save is still under way when its patience ends."""
+        is_late = not self._ends(lambda: requests.is_urgent)
+        return not distributed.sum_words([int(is_late)])[0]
 
     def _start(self, batch: Batch) -> None:
         self._progress.report()
@@ -118,7 +128,8 @@ class CheckpointSchedule:
     def _is_free(self, step: int) -> bool:
         """Whether no rank has a save under way."""
         num_busy = distributed.sum_words([int(self._saver.is_busy)])[0]
-        if num_busy and step % self._run.config.checkpoint.every_steps == 0:
+        is_due = step % self._run.config.checkpoint.every_steps == 0
+        if distributed.is_main() and num_busy and is_due:
             logger.warning("step %d: the save under way is slow, the next one waits for it", step)
         return not num_busy
 
@@ -136,8 +147,9 @@ class CheckpointSchedule:
         except SupersededError:
             raise
         except CheckpointError as error:
-            logger.error("not saved, trying again after the next interval: %s", error)
-            self._progress.events.write("save_failed", reason=str(error))
+            if distributed.is_main():
+                logger.error("not saved, trying again after the next interval: %s", error)
+                self._progress.events.write("save_failed", reason=str(error))
 
     def _tell(self, saved: Saved) -> None:
         if distributed.is_main():

@@ -55,7 +55,7 @@ def test_a_failed_save_is_told_and_made_up_for(ranks, digits, run_dir):
     codes = ranks.run(2, schedule_cases.pretrain_with_a_failing_save, arguments, 10)
     assert codes == [0, 0]
     assert committed(run_dir) == [5, 15, STEPS]
-    assert {event["rank"] for event in events(run_dir, "save_failed")} == {0, 1}
+    assert [event["rank"] for event in events(run_dir, "save_failed")] == [0]
     assert "no space left" in events(run_dir, "save_failed")[0]["reason"]
 
 

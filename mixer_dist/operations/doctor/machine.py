@@ -58,13 +58,13 @@ def _open_files() -> set[str]:
 
 def open_files(_: RunConfig | None) -> Iterator[Finding]:
     """Connections to other ranks and to storage are files."""
-    limit, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _soft, limit = resource.getrlimit(resource.RLIMIT_NOFILE)  # a trainer takes all that it may
     needed = OWN_FILES + FILES_A_RANK * distributed.world_size()
     text = f"{limit:,} may be open at once, a rank needs about {needed:,}"
     if limit >= needed:
         yield well("open files", text)
     else:
-        mend = f"ulimit -n {max(needed, 65_536)}, in the shell or the job that starts it"
+        mend = f"ulimit -Hn {max(needed, 65_536)}, by whoever may raise it: limits.conf, slurmd"
         yield trouble("open files", text, mend)
 
 

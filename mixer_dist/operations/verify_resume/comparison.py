@@ -14,7 +14,7 @@ from mixer_dist.metrics import Line
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
 
-SMALLEST = 1e-30  # of a norm that is divided by
+SMALLEST = 1e-60  # of a squared norm that is divided by
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Values:
     num_same: int
     """To the last bit."""
     distance: float
-    """Largest norm of a tensor's difference, relative to the tensor's own norm."""
+    """The norm of the difference relative to that of the values, the largest of weights and each
+    moment: of single tensors it would tell little, as some hold but rounding in the first steps."""
 
 
 def compare_steps(lines: Sequence[Line], others: Sequence[Line], num_steps: int) -> Steps:
@@ -62,19 +63,15 @@ def compare_values(storage: Storage, run_dir: RunDir, other: RunDir, step: int) 
     """The checkpoints of two runs at a step, one tensor after the other."""
     checkpoints = [read_checkpoint(storage, each.checkpoint(step)) for each in (run_dir, other)]
     num_values = num_same = 0
-    distance = 0.0
+    difference, size = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0.0)
     for kind, fqn, shape in _tensors(checkpoints[0]):
         a, b = (_values(storage, checkpoint, kind, fqn, shape) for checkpoint in checkpoints)
         num_values += a.numel()
         num_same += int((a.view(torch.int32) == b.view(torch.int32)).sum())
-        distance = max(distance, _tensor_distance(a, b))
-    return Values(num_values, num_same, distance)
-
-
-def _tensor_distance(a: Tensor, b: Tensor) -> float:
-    """Infinite where a value of one is not finite."""
-    found = float((a - b).norm() / b.norm().clamp_min(SMALLEST))
-    return found if math.isfinite(found) else math.inf
+        difference[kind] += float((a - b).double().square().sum())
+        size[kind] += float(b.double().square().sum())
+    distances = [math.sqrt(difference[kind] / max(size[kind], SMALLEST)) for kind in KINDS]
+    return Values(num_values, num_same, max(d if math.isfinite(d) else math.inf for d in distances))
 
 
 def _pairs(

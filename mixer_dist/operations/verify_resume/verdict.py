@@ -33,7 +33,7 @@ def proof_lines(proof: Proof) -> list[str]:
         f"same data     {steps.num_same_data} of {steps.num_steps} steps, by batch_digest",
         f"same loss     {steps.num_same_losses} of {steps.num_steps} steps to the last bit",
         f"same state    {values.num_same:,} of {values.num_values:,} values to the last bit",
-        f"farthest      losses {steps.loss_distance:.1e}, tensors {values.distance:.1e}",
+        f"farthest      losses {steps.loss_distance:.1e}, state {values.distance:.1e}",
         f"allowed       {_allowed(proof)}",
         _verdict(proof),
     ]
@@ -57,7 +57,7 @@ def _allowed(proof: Proof) -> str:
     if proof.tolerance.losses == 0:
         return "nothing, as all starts are alike"
     return (
-        f"losses {proof.tolerance.losses:.1e}, tensors {proof.tolerance.values:.1e}, as other "
+        f"losses {proof.tolerance.losses:.1e}, state {proof.tolerance.values:.1e}, as other "
         "starts sum in another order"
     )
 
