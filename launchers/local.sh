@@ -6,7 +6,7 @@
 #   NPROC=4 launchers/local.sh configs/quickstart.yaml
 #       on a cluster: launchers/pretrain.sh configs/quickstart.yaml
 #
-# Ctrl-C, SIGTERM or SIGUSR2 has it save once and end; the same command goes on. A second SIGUSR2 drops
+# Ctrl-C, SIGTERM or SIGUSR2 has it save once and end; the same command goes on. A second one drops
 # that save.
 #
 # Settings, from the environment:
@@ -37,7 +37,8 @@ venv=${VENV:-$project/.venv}
 source "$project/launchers/job/ranks.sh"
 trap ask_to_stop USR2 TERM INT
 
-# torchrun itself hears none of these signals: it would not leave the ranks the time to save.
+# torchrun itself is to hear none of these signals, hence a session of its own, out of the terminal's
+# reach: it would not leave the ranks the time to save.
 # shellcheck disable=SC2329 # called by ask_to_stop
 signal_ranks() {
   pkill -USR2 -P "$ranks_pid"
@@ -58,6 +59,6 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 exit_file=$folder/exit.json
 # A free port, and the loopback address: a laptop's own name often does not resolve.
-run_ranks "$venv/bin/torchrun" --standalone --local-addr=127.0.0.1 \
+run_ranks setsid "$venv/bin/torchrun" --standalone --local-addr=127.0.0.1 \
   --nproc-per-node="$num_processes" -m mixer_dist pretrain "$@" --exit-file "$exit_file"
 exit "$(exit_code)"

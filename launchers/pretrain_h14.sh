@@ -36,9 +36,14 @@ script=launchers/pretrain_h14.sh
 default_config=configs/pretrain_h14.yaml
 # Slurm runs a copy of this file in its spool directory, so that $0 does not lead to the project.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
-if [[ ! -f launchers/job/main.sh ]]; then
+# The job's own copy of the code, as the submission names it or an earlier start has made it.
+code=${1:-}
+code=${code#--job-folder=}
+[[ -d $code/launchers/job ]] || code=logs/$(basename "$script" .sh)-${SLURM_JOB_ID:-}
+[[ -d $code/launchers/job ]] || code=$PWD
+if [[ ! -d $code/launchers/job ]]; then
   echo "$script: no launchers/job in $PWD: call sbatch in the project's root" >&2
   exit 2
 fi
 # shellcheck source=launchers/job/main.sh
-source launchers/job/main.sh
+source "$code/launchers/job/main.sh"

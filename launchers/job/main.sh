@@ -1,5 +1,6 @@
-# What pretrain.sh and pretrain_h14.sh share: they stand in the project's root and set $script and
-# $default_config. On the login node a job is submitted, in the job the run is trained.
+# What pretrain.sh and pretrain_h14.sh share: they stand in the project's root, and set $script,
+# $default_config and $code, where this file lies. On the login node a job is submitted, in the job
+# the run is trained.
 
 fail() {
   echo "$script: $1" >&2
@@ -8,11 +9,8 @@ fail() {
 
 project=$PWD
 # shellcheck source=launchers/job/arguments.sh
-source launchers/job/arguments.sh
+source "$code/launchers/job/arguments.sh"
 parse_arguments "$@"
-# What the job has copied takes the place of the project, which may have changed since.
-code=$project
-[[ ! -d $job_folder ]] || code=$job_folder
 # shellcheck source=launchers/job/settings.sh
 source "$code/launchers/job/settings.sh"
 # shellcheck source=launchers/job/snapshot.sh

@@ -2,12 +2,13 @@
 # Lists of nodes have commas between their names.
 
 failures=$job_folder/failures # a line with its name each time that a node has failed
-running=$job_folder/running   # names the node of this shell while ranks run
+running=$job_folder/running   # with the incarnation: names the node of its shell while ranks run
 
 list_nodes() {
   all_nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -s -d ,)
   nodes=$all_nodes # those that ranks run on
   min_nodes=${MIN_NODES:-$SLURM_JOB_NUM_NODES}
+  ((min_nodes < SLURM_JOB_NUM_NODES)) || min_nodes=$SLURM_JOB_NUM_NODES
 }
 
 count() {
@@ -23,23 +24,37 @@ unreliable_nodes() {
   sort "$failures" 2>/dev/null | uniq -c | awk '$1 > 1 {print $2}' | paste -s -d ,
 }
 
-# Nodes on which no command can be run, of those in use.
+# Nodes that answer nothing or have no room for our folder, of those in use.
+# shellcheck disable=SC2016 # the shell of a task expands these
 silent_nodes() {
   local node
   without "$nodes" "$(for node in ${nodes//,/ }; do
     timeout 60 srun --quiet --nodelist="$node" --nodes=1 --ntasks=1 --ntasks-per-node=1 \
-      echo "$node" 2>/dev/null </dev/null &
+      sh -c 'mkdir -p "$0" && echo "$1"' "$local_folder" "$node" 2>/dev/null </dev/null &
   done | paste -s -d ,)"
 }
 
 # Chooses nodes for a further start within this allocation, if enough are left; notes who failed.
 choose_nodes() {
-  local silent
+  local silent unreliable reliable
   silent=$(silent_nodes)
   [[ $silent != "$nodes" ]] || return 1 # that is not the nodes' fault
   note_failures "$silent,$(blamed_node)"
-  nodes=$(without "$(without "$nodes" "$silent")" "$(unreliable_nodes)")
+  nodes=$(without "$nodes" "$silent")
+  unreliable=$(unreliable_nodes)
+  reliable=$(without "$nodes" "$unreliable")
+  if (($(count "$reliable") >= min_nodes)) || has_others_than "$unreliable"; then
+    nodes=$reliable
+  fi
   (($(count "$nodes") >= min_nodes))
+}
+
+# Whether the partition has enough nodes for the job without these.
+has_others_than() {
+  local others
+  others=$(sinfo --noheader --partition="$SLURM_JOB_PARTITION" --Node --format='%N %t' |
+    awk '$2 !~ /down|drain|fail|unk|maint/ {print $1}' | sort --unique | paste -s -d ,)
+  (($(count "$(without "$others" "$1")") >= SLURM_JOB_NUM_NODES))
 }
 
 note_failures() {
@@ -62,23 +77,26 @@ blamed_node() {
   scontrol show hostnames "${first%%:*}" | paste -s -d ,
 }
 
-# A shell that notes no end of its ranks has gone down with its node.
-note_lost_shell() {
-  [[ ! -f $running ]] || note_failures "$(<"$running")"
-  rm -f "$running"
+# Shells of earlier allocations that note no end of their ranks have gone down with their nodes.
+note_lost_shells() {
+  local file
+  for file in "$running"-*; do
+    [[ ! -f $file ]] || note_failures "$(<"$file")"
+    rm -f "$file"
+  done
 }
 
-# Has the job's next allocation leave out nodes that have failed twice, if the partition has others.
+# Has the job's next allocation leave out nodes that have failed twice, beside those that its user
+# leaves out.
 exclude_unreliable_nodes() {
-  local unreliable others
+  local unreliable excluded
   unreliable=$(unreliable_nodes)
   [[ -n $unreliable ]] || return 0
-  others=$(sinfo --noheader --partition="$SLURM_JOB_PARTITION" --Node --format='%N %t' |
-    awk '$2 !~ /down|drain|fail|unk|maint/ {print $1}' | sort --unique | paste -s -d ,)
-  if (($(count "$(without "$others" "$unreliable")") < SLURM_JOB_NUM_NODES)); then
+  if ! has_others_than "$unreliable"; then
     say "no other nodes for $unreliable, which failed twice: they stay in use"
     return 0
   fi
   say "$unreliable failed twice: left out from now on"
-  scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$unreliable" || true
+  excluded=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%x || true)
+  scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="${excluded:+$excluded,}$unreliable" || true
 }

@@ -1,34 +1,46 @@
 # Starts the run until it is done: again in this allocation where its nodes answer, else in another.
 
-exit_file=$job_folder/exit.json # how rank 0 has ended
-starts=$job_folder/starts       # a line for each start: the step that was committed last
+exit_file=$job_folder/exit-$incarnation.json # how rank 0 has ended
+starts=$job_folder/starts # a line for each start: the step that was committed last; "asked" to stop
 log=$(readlink "/proc/$$/fd/2") # where srun tells what becomes of ranks
 tries=${TRIES:-3}
 
 train() {
-  note_lost_shell
+  local is_ready
+  note_lost_shells
   while :; do
     [[ $asked_to_stop == no ]] || requeue "asked to stop"
+    is_ready=yes
+    prepare_nodes || is_ready=no
     count_start
-    start_ranks
-    case $(exit_code) in
-      0) exit 0 ;;
-      75) requeue "stopped" ;;
-      3) exit 3 ;;
-      # What is refused later than at the first start has worked before: storage may be down.
-      2) (($(wc -l <"$starts") > 1)) || exit 2 ;;
-    esac
+    [[ $is_ready == no ]] || start_and_judge
     if ! is_running; then note_failures "$(blamed_node)" && requeue "not done"; fi
     choose_nodes || requeue "fewer than $min_nodes nodes are left"
     say "starts again on $nodes"
   done
 }
 
+# Returns where the run is to be started again in this allocation.
+start_and_judge() {
+  start_ranks
+  case $(exit_code) in
+    0) exit 0 ;;
+    75)
+      sed -i '$s/$/ asked/' "$starts" # no fruitless start, whatever it has saved
+      requeue "stopped"
+      ;;
+    3) exit 3 ;;
+    # What is refused later than at the first start has worked before: storage may be down.
+    2) (($(wc -l <"$starts") > 1)) || exit 2 ;;
+  esac
+}
+
 # Refuses to go on for ever from the same step.
 count_start() {
   local step num_fruitless
   step=$(run_python "$job_folder/launchers/job/newest_step.py" "$job_folder/resolved.yaml") ||
-    step=$(tail -n 1 "$starts" 2>/dev/null || echo 0)
+    step=$(tail -n 1 "$starts" 2>/dev/null | cut -d ' ' -f 1 || true)
+  step=${step:-0}
   num_fruitless=$(tail -n "$tries" "$starts" 2>/dev/null | grep -cx "$step" || true)
   ((num_fruitless < tries)) ||
     fail "gave up: the last $tries starts went on from step $step and saved nothing" 1
@@ -52,16 +64,17 @@ start_ranks() {
     "--nodelist=$nodes" "--nodes=$(count "$nodes")" "--ntasks=$(($(count "$nodes") * ranks_per_node))"
   )
   use_new_extensions_folder "$(wc -l <"$starts")"
+  use_new_port "$(wc -l <"$starts")"
   export MASTER_ADDR=${nodes%%,*}
   say "rank 0 at $MASTER_ADDR:$MASTER_PORT, $ranks_per_node ranks on each of $(count "$nodes") nodes"
   log_begin=$(stat --format=%s "$log" 2>/dev/null || echo 0)
-  echo "$SLURMD_NODENAME" >"$running"
+  echo "$SLURMD_NODENAME" >"$running-$incarnation"
   # A rank that dies must end the others, which wait for it in a collective; --export=ALL also where
   # the site or the user has submitted with --export=NONE.
   run_ranks srun --kill-on-bad-exit=1 --export=ALL "${where[@]}" "${binding[@]}" \
     "${srun_options[@]}" "${prefix[@]}" "$python" -m mixer_dist pretrain \
     "$job_folder/resolved.yaml" "${changes[@]}" --exit-file "$exit_file"
-  rm -f "$running"
+  rm -f "$running-$incarnation"
 }
 
 # srun passes signals on to all ranks.
@@ -73,16 +86,16 @@ signal_ranks() {
 # second signal has them drop the save under way.
 note_the_end() {
   asked_to_stop=yes
-  rm -f "$running" # this node is alive
+  rm -f "$running-$incarnation" # this node is alive
 }
 
-# Whether Slurm leaves the job its nodes.
+# Whether Slurm leaves the job the nodes of this incarnation.
 is_running() {
   local state
-  until state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T); do
+  until state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --Format=State:20,RestartCnt:10); do
     pause 10 # Slurm's controller is away for a while
   done
-  [[ $state == RUNNING ]]
+  [[ $(xargs <<<"$state") == "RUNNING $incarnation" ]]
 }
 
 # Ends this allocation, unless Slurm has done so; the job waits for another. Does not return.

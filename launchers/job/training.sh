@@ -18,5 +18,4 @@ use_snapshot
 resolve_config "${SLURM_NTASKS:-1}"
 list_nodes
 set_environment
-prepare_nodes
 train

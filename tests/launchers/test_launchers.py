@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -253,11 +254,12 @@ def test_local_trains_two_ranks_from_any_directory_until_it_is_stopped(digits, t
     settings = {"VENV": venv, "NPROC": "2", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     command = [str(ROOT / "launchers" / "local.sh"), "tiny.yaml", "checkpoint.every_steps=10"]
     with subprocess.Popen(
-        command, env=os.environ | settings, cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    ) as process:
+        command, env=os.environ | settings, cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+        start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
         saved = tmp_path / "run" / "checkpoints" / "step-00000010" / "manifest.json"
         wait_for(lambda: saved.is_file() or process.poll() is not None, 200)
-        process.terminate()
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     assert "2 ranks take 16 images a step" in output
