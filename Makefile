@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 SLURM := munge slurmctld slurmd slurm-client
 
-.PHONY: quickstart test lint slurm clean
+.PHONY: quickstart test lint slurm soak clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python launchers/quickstart.py
@@ -26,6 +26,10 @@ slurm:
 	  apt-get update --quiet && apt-get install --quiet -y --no-install-recommends $(SLURM) || \
 	  echo "Slurm could not be installed: its tests will be skipped" >&2; \
 	fi >/dev/null
+
+# A run under Slurm to which something always happens; hours, goes on where it was ended.
+soak: $(VENV)/installed slurm
+	$(BIN)/python benchmarks/soak.py
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
