@@ -72,7 +72,7 @@ def examine(config: RunConfig | None) -> Examination:
 
 
 def _joined(mine: Sequence[Finding]) -> Examination:
-    hosts = distributed.gather(socket.gethostname())
+    hosts = distributed.hosts()
     of_ranks = distributed.gather([asdict(finding) for finding in mine])
     findings = summed([[Finding(**tree) for tree in trees] for trees in of_ranks])
     of_all = [finding for check in OF_ALL_RANKS for finding in check(hosts)]
