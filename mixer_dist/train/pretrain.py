@@ -47,7 +47,7 @@ def pretrain(
         peers_watched() as peers,
         Watchdog(peers, config) as watchdog,
     ):
-        run = start_run(config, may_change)
+        run = start_run(config, may_change, peers.hosts)
         world_size = distributed.world_size()
         for sentence in describe(run.config, world_size, run.dataset, run.state):
             logger.info(sentence)

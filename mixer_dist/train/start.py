@@ -46,13 +46,13 @@ class Run:
     attempt: Attempt
     checkpoint: Checkpoint | None
     state: TrainingState
-    hosts: list[str]
+    hosts: Sequence[str]
     """Of each rank."""
     model: MlpMixer
     """At step 0, on the CPU; the engine takes it over."""
 
 
-def start_run(config: RunConfig, may_change: Sequence[str] = ()) -> Run:
+def start_run(config: RunConfig, may_change: Sequence[str], hosts: Sequence[str]) -> Run:
     """Check everything that can be refused, then record the attempt. All ranks must call this."""
     storage, run_dir = Storage(config.storage), RunDir(config.run_dir)
     distributed.on_main(lambda: _check_inputs(config, storage))
@@ -66,7 +66,6 @@ def start_run(config: RunConfig, may_change: Sequence[str] = ()) -> Run:
     )
     dataset = training_data(attempt.config, storage)
     state = state_of(checkpoint).model_copy(update={"skipped": attempt.skipped})
-    hosts = distributed.hosts()
     return Run(attempt.config, storage, run_dir, dataset, attempt, checkpoint, state, hosts, model)
 
 
