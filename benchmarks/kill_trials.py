@@ -164,7 +164,8 @@ def run_config(series: Series, engine: str) -> RunConfig:
         "augment": {"mixup": 0.5},
         "optimizer": {"learning_rate": 1e-3, "warmup_steps": 5, "weight_decay": 0.1},
         "engine": {
-            "name": engine, "precision": "fp32", "timeout_s": TIMEOUT_S,
+            "name": engine, "precision": "fp32", "start_timeout_s": TIMEOUT_S,
+            "hang_timeout_s": TIMEOUT_S,
             "shard_ranks": 2 if engine == "hsdp" else None,
         },
         "checkpoint": {"every_steps": EVERY_STEPS, "timeout_s": TIMEOUT_S, "grace_s": 5.0},

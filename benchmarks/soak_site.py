@@ -188,7 +188,7 @@ class Site:
                 "stages": ["benchmarks.soak_stage.wait"],
             },
             "optimizer": {"learning_rate": 1e-3, "warmup_steps": 10},
-            "engine": {"name": "ddp", "precision": "fp32", "timeout_s": 120.0,
+            "engine": {"name": "ddp", "precision": "fp32", "start_timeout_s": 120.0,
                        "hang_timeout_s": 45.0},
             "checkpoint": {"every_steps": 10, "timeout_s": 60.0, "grace_s": 20.0},
             "logging": {"every_steps": 1},

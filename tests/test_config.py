@@ -210,7 +210,6 @@ def test_a_wrong_override_is_refused(small, override, message):
         ("seed=-1", "greater than or equal to 0"),
         ("engine.name=horovod", "'single', 'ddp'"),
         ("logging={tensorboard: true}\nrun_dir: x", "is not YAML"),
-        ("engine.hang_timeout_s=600", "hang_timeout_s (600) must be below timeout_s (600)"),
         (
             "storage={s3://b: {deadline_s: 400}}",
             "storage.s3://b.deadline_s (400) must be below engine.hang_timeout_s (300)",

@@ -37,7 +37,7 @@ def tiny_config(engine: str, precision: str = "fp32", **changes: Any) -> RunConf
         "augment": {"mixup": 0.5},
         "optimizer": {"learning_rate": 3e-3, "warmup_steps": 4, "weight_decay": 0.1},
         "engine": {
-            "name": engine, "precision": precision, "timeout_s": 60.0,
+            "name": engine, "precision": precision, "start_timeout_s": 60.0,
             "shard_ranks": 2 if distributed.world_size() % 2 == 0 else None,
         },
     }  # fmt: skip

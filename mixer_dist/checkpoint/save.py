@@ -63,7 +63,9 @@ class Saver:
     ) -> None:
         """Takes memory for a copy of the pieces. All ranks must call this.
 
-        Rank 0 calls `before_commit` and `after_commit` in the thread that saves.
+        Rank 0 calls `before_commit` and `after_commit` in the thread that saves. The save is over
+        once it is committed: what comes after holds up no other, and is left out where it still
+        goes on after an earlier save.
         """
         self._storage = storage.twin()
         self._run_dir = run_dir
@@ -74,6 +76,8 @@ class Saver:
         self._after_commit = after_commit
         self._group = distributed.background_group(attempt.config.checkpoint.timeout_s)
         self._under_way: Future[Saved] | None = None
+        self._thread: threading.Thread | None = None
+        self._after_one = threading.Lock()
         self._stall_s = 0.0
 
     @property
@@ -89,7 +93,12 @@ class Saver:
         assert not self.is_busy, "one save at a time: its copy is the memory of the next"
         began = time.monotonic()
         self._snapshot.begin(pieces)
-        self._under_way = _in_thread(lambda: self._save(state, began))
+        under_way: Future[Saved] = Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(under_way, state, began), name="save", daemon=True
+        )
+        self._thread.start()
+        self._under_way = under_way
         self._stall_s = time.monotonic() - began
 
     def settle(self) -> None:
@@ -111,15 +120,19 @@ class Saver:
         self._under_way = None
         return replace(under_way.result(), stall_s=self._stall_s)
 
-    def ends_within(self, seconds: float, is_urgent: Callable[[], bool] = lambda: False) -> bool:
-        """Wait for the save under way that long, and no longer than nothing is urgent."""
-        give_up = time.monotonic() + seconds
+    def ends_by(self, give_up: float, is_urgent: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for the save under way until then (monotonic), as long as nothing is urgent."""
         while self._under_way and not self._under_way.done():
             left_s = give_up - time.monotonic()
             if left_s <= 0 or is_urgent():
                 return False
             wait([self._under_way], min(left_s, POLL_S))
         return True
+
+    def close(self, seconds: float) -> None:
+        """Give what comes after the last commit that long to end."""
+        if self._thread:
+            self._thread.join(max(0.0, seconds))
 
     def abandon(self) -> None:
         """Drop the save under way: it commits nothing."""
@@ -129,6 +142,18 @@ class Saver:
             self._under_way = None
             if distributed.is_main():
                 logger.warning("The save under way did not end in time: abandoned.")
+
+    def _run(self, under_way: Future[Saved], state: TrainingState, began: float) -> None:
+        try:
+            under_way.set_result(self._save(state, began))
+        except BaseException as error:  # noqa: BLE001, raised where the outcome is asked for
+            under_way.set_exception(error)
+            return
+        if distributed.is_main() and self._after_one.acquire(blocking=False):
+            try:
+                self._after_commit()
+            finally:
+                self._after_one.release()
 
     def _save(self, state: TrainingState, began: float) -> Saved:
         url = self._run_dir.checkpoint(state.step)
@@ -140,12 +165,12 @@ class Saver:
             raise
         except MixerError as error:  # this rank's own, or another's
             raise CheckpointError(str(error)) from error
-        except RuntimeError as error:  # of the collective: a rank is gone, or too late
-            raise CheckpointError(f"a rank was lost: {str(error).splitlines()[0]}") from error
-        saved = Saved(state.step, url, time.monotonic() - began)
-        if distributed.is_main():
-            self._after_commit()
-        return saved
+        except RuntimeError as error:  # the group cannot be used again: no later save can succeed
+            raise MixerError(
+                f"step {state.step} was not saved: a rank is gone, or was not ready within "
+                f"checkpoint.timeout_s ({str(error).splitlines()[0]})"
+            ) from error
+        return Saved(state.step, url, time.monotonic() - began)
 
     def _write_mine(self, url: str, pieces: Sequence[Piece]) -> dict[str, Any]:
         name = pieces_file(self._attempt.attempt, distributed.rank())
@@ -185,17 +210,3 @@ def build_manifest(
             engine=attempt.config.engine.name, world_size=len(reports), versions=versions()
         ),
     )
-
-
-def _in_thread(action: Callable[[], Saved]) -> Future[Saved]:
-    """The outcome to come of an action in a thread that does not keep the process alive."""
-    future: Future[Saved] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(action())
-        except BaseException as error:  # noqa: BLE001, raised where the outcome is asked for
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="save", daemon=True).start()
-    return future

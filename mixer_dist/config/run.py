@@ -61,6 +61,12 @@ class RunConfig(Section):
     """Options by URL prefix, such as "s3://bucket"; the longest prefix that fits holds."""
     evals: tuple[EvaluationConfig, ...] = ()
 
+    @property
+    def collective_timeout_s(self) -> float:
+        """A collective that takes longer fails; before, the watchdog says whom it waits for."""
+        engine = self.engine
+        return 1.1 * max(engine.hang_timeout_s, engine.start_timeout_s, self.checkpoint.timeout_s)
+
     @model_validator(mode="after")
     def _warmup_ends(self) -> "RunConfig":
         if self.optimizer.warmup_steps >= self.total_steps:
@@ -83,10 +89,10 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _outages_are_no_hangs(self) -> "RunConfig":
         for prefix, place in self.storage.items():
-            if place.deadline_s >= self.engine.hang_limit_s:
+            if place.deadline_s >= self.engine.hang_timeout_s:
                 raise ValueError(
                     f"storage.{prefix}.deadline_s ({place.deadline_s:g}) must be below "
-                    f"engine.hang_timeout_s ({self.engine.hang_limit_s:g}): an outage that is "
+                    f"engine.hang_timeout_s ({self.engine.hang_timeout_s:g}): an outage that is "
                     "ridden out would be taken for a hang"
                 )
         return self

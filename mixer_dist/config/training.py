@@ -42,27 +42,11 @@ class EngineConfig(Section):
     """Under fsdp and hsdp: free gathered weights between forward and backward, for memory."""
     shard_ranks: PositiveInt | None = None
     """Under hsdp: ranks that share one copy of the state; by default those of a node."""
-    timeout_s: PositiveFloat = 600.0
-    """A collective that takes longer ends the run, where nothing else has noticed before."""
-    hang_timeout_s: PositiveFloat | None = None
-    """A run that does not move for so long is ended, and the rank named that holds it up; by
-    default half of timeout_s. Above every deadline_s, up to which outages are ridden out."""
+    hang_timeout_s: PositiveFloat = 300.0
+    """A run that does not move for so long is ended, and the rank named that holds it up. Above
+    every deadline_s of storage, up to which outages are ridden out."""
     start_timeout_s: PositiveFloat = 1800.0
     """The same until the first step is done, which may wait for a compiler and for NCCL."""
-
-    @property
-    def hang_limit_s(self) -> float:
-        """hang_timeout_s with its default."""
-        return self.hang_timeout_s or self.timeout_s / 2
-
-    @model_validator(mode="after")
-    def _hangs_are_told_first(self) -> "EngineConfig":
-        if self.hang_limit_s >= self.timeout_s:
-            raise ValueError(
-                f"hang_timeout_s ({self.hang_limit_s:g}) must be below timeout_s "
-                f"({self.timeout_s:g}), which ends a collective without saying who is missing"
-            )
-        return self
 
 
 class KeepBestConfig(Section):
@@ -82,7 +66,7 @@ class CheckpointConfig(Section):
 
     every_steps: PositiveInt = 1000
     timeout_s: PositiveFloat = 1800.0
-    """A save that takes longer is given up, and tried again at the next interval."""
+    """A save that takes longer ends the run, which its next start takes up again."""
     grace_s: NonNegativeFloat = 240.0
     """How long a save may still take when the run ends early."""
     keep_last: PositiveInt | None = None

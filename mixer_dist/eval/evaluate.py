@@ -52,7 +52,7 @@ def evaluate(config: RunConfig, task_name: str, checkpoint: str | None = None) -
     """
     storage, run_dir = Storage(config.storage), RunDir(config.run_dir)
     task = find_task(config, task_name)
-    with distributed.connected(config.engine.timeout_s), peers_watched():
+    with distributed.connected(config.collective_timeout_s), peers_watched():
         subject = find_subject(config, storage, run_dir, checkpoint)
         logger.info("%s on %s (step %d)", task.name, subject.checkpoint, subject.step)
         result = fewshot_result(config, task, subject, storage)

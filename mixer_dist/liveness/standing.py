@@ -9,6 +9,7 @@ PHASES = {
     "step": "computing step {}",
     "report": "reporting step {}",
     "save": "saving step {}",
+    "end": "ending after step {}",
 }
 """What a rank does, in the order in which a step goes through it."""
 

@@ -4,6 +4,7 @@ A save under way never holds the step up: the next one waits for the first step 
 """
 
 import logging
+import time
 from collections.abc import Callable
 
 from mixer_dist import distributed
@@ -70,10 +71,11 @@ class CheckpointSchedule:
     def save_and_stop(self, batch: Batch, requests: StopRequests) -> None:
         """Save once more, and end by PreemptedError, saved or not. All ranks must call this."""
         self._watchdog.enter("save")
-        if self._newest_step != batch.step + 1 and self._all_end(requests):
+        give_up = self._give_up()
+        if self._newest_step != batch.step + 1 and self._all_end(requests, give_up):
             self._make_way()
             self._start(batch)
-        if self._all_end(requests):
+        if self._all_end(requests, give_up):
             self._make_way()
         else:
             self._saver.abandon()
@@ -88,16 +90,19 @@ class CheckpointSchedule:
 
     def close(self) -> None:
         """End what is under way, within the grace time."""
-        self._watchdog.enter("save")
-        if not self._ends():
+        self._watchdog.enter("end")
+        give_up = self._give_up()
+        if not self._saver.ends_by(give_up):
             self._saver.abandon()
+        self._saver.close(give_up - time.monotonic())
 
-    def _ends(self, is_urgent: Callable[[], bool] = lambda: False) -> bool:
-        return self._saver.ends_within(self._run.config.checkpoint.grace_s, is_urgent)
+    def _give_up(self) -> float:
+        """When the grace time that begins now is over, by the monotonic clock."""
+        return time.monotonic() + self._run.config.checkpoint.grace_s
 
-    def _all_end(self, requests: StopRequests) -> bool:
+    def _all_end(self, requests: StopRequests, give_up: float) -> bool:
         """Whether no rank's save is still under way when its patience ends."""
-        is_late = not self._ends(lambda: requests.is_urgent)
+        is_late = not self._saver.ends_by(give_up, lambda: requests.is_urgent)
         return not distributed.sum_words([int(is_late)])[0]
 
     def _start(self, batch: Batch) -> None:

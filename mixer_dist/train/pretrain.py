@@ -43,7 +43,7 @@ def pretrain(
     """
     stop_requests = stop_requests or StopRequests()
     with (
-        distributed.connected(config.engine.timeout_s),
+        distributed.connected(config.collective_timeout_s),
         peers_watched() as peers,
         Watchdog(peers, config) as watchdog,
     ):

@@ -28,8 +28,9 @@ class Watchdog:
     def __init__(self, peers: Peers, config: RunConfig) -> None:
         self._peers = peers
         self._start_s = config.engine.start_timeout_s
-        self._hang_s = config.engine.hang_limit_s
-        self._save_s = max(self._hang_s, config.checkpoint.timeout_s)
+        self._hang_s = config.engine.hang_timeout_s
+        saving = config.checkpoint
+        self._save_s = max(self._hang_s, saving.timeout_s, saving.grace_s)
         self._standing = Standing(0, "start")
         self._is_starting = True
         self._stacks = ""
@@ -62,7 +63,7 @@ class Watchdog:
     def _limit_s(self) -> float:
         if self._is_starting:
             return self._start_s
-        return self._save_s if self._standing.phase == "save" else self._hang_s
+        return self._save_s if self._standing.phase in ("save", "end") else self._hang_s
 
     def _watch(self) -> None:
         seen, still_s = self._standing, 0.0

@@ -281,6 +281,7 @@ def pretrain(arguments: list[str]) -> int:
 def test_ctrl_c_ends_a_run_whose_store_stalls(place, ranks, tmp_path):
     storage = {"s3://": {"endpoint_url": place.proxy.url, "deadline_s": 600}}
     arguments = [
+        "engine.hang_timeout_s=900",
         f"run_dir={tmp_path}/run", "engine.name=single", "total_steps=100000",
         "global_batch_size=12", "micro_batch_size=12", "model.num_blocks=1",
         f"storage={json.dumps(storage)}", f"data.train.0.manifest={place.folder}/manifest.json",
