@@ -30,10 +30,12 @@ def attempt_of(config: RunConfig, number: int) -> Attempt:
     )
 
 
-def train_and_save(run_dir: str, engine: str, precision: str, end: int = END) -> list[float]:
+def train_and_save(
+    run_dir: str, engine: str, precision: str, end: int = END, seed: int = 0
+) -> list[float]:
     """Train, save on the way, go on to the end; the losses after the save."""
     with distributed.connected(60):
-        config = tiny_config(engine, precision)
+        config = tiny_config(engine, precision, seed=seed)
         trained, attempt, storage = tiny_engine(config), attempt_of(config, 1), Storage()
         take_steps(trained, config, 0, SAVED_AT)
         if distributed.is_main():
@@ -61,11 +63,11 @@ class Resumed(NamedTuple):
 
 
 def restore_and_train(
-    run_dirs: Sequence[str], engine: str, precision: str, end: int = END
+    run_dirs: Sequence[str], engine: str, precision: str, end: int = END, seed: int = 0
 ) -> list[Resumed]:
     """Restore each run's checkpoint into one engine in turn, and go on from it."""
     with distributed.connected(60):
-        config = tiny_config(engine, precision)
+        config = tiny_config(engine, precision, seed=seed)
         trained = tiny_engine(config)
         return [_resumed(trained, config, run_dir, end) for run_dir in run_dirs]
 
