@@ -48,6 +48,7 @@ def pretrain(
         Watchdog(peers, config) as watchdog,
     ):
         run = start_run(config, may_change, peers.hosts)
+        watchdog.keep_in(run.storage, run.run_dir, run.attempt.attempt)
         world_size = distributed.world_size()
         for sentence in describe(run.config, world_size, run.dataset, run.state):
             logger.info(sentence)
@@ -73,7 +74,7 @@ def train(run: Run, engine: Engine, stop_requests: StopRequests, watchdog: Watch
         closing(CheckpointSchedule(run, engine, progress, watchdog)) as checkpoints,
         training_stream(run) as stream,
     ):
-        watchdog.keep_in(run.storage, run.run_dir, run.attempt.attempt, progress.events)
+        watchdog.record_in(progress.events)
         for batch in timed(stream, progress, watchdog):
             rate = scheduled_rate(batch.step, config.total_steps, config.optimizer)
             result = engine.train_step(batch.to(device), rate)

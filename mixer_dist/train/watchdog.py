@@ -18,6 +18,7 @@ from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
 
 POLL_S = 0.5
+EVIDENCE_S = 10.0  # for a store to take a rank's stacks, before the process ends
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Watchdog:
         self._standing = Standing(0, "start")
         self._is_starting = True
         self._stacks = ""
+        self._evidence: threading.Thread | None = None
         self._keep: Callable[[str, bytes], None] = _keep_nowhere
         self._events: EventLog | None = None
         self._stopped = threading.Event()
@@ -54,10 +56,13 @@ class Watchdog:
             self._is_starting = False  # the first step is done
         self._standing = Standing(self._standing.step if step is None else step, phase)
 
-    def keep_in(self, storage: Storage, run_dir: RunDir, attempt: int, events: EventLog) -> None:
-        """Have stacks written into the run's directory, and the end recorded as an event."""
+    def keep_in(self, storage: Storage, run_dir: RunDir, attempt: int) -> None:
+        """Have stacks written into the run's directory."""
         folder, name = run_dir.hangs_folder(attempt), f"rank-{distributed.rank():05d}"
         self._keep = lambda suffix, data: storage.write(f"{folder}/{name}{suffix}", data)
+
+    def record_in(self, events: EventLog) -> None:
+        """Have the end recorded as an event."""
         self._events = events
 
     def _limit_s(self) -> float:
@@ -78,7 +83,8 @@ class Watchdog:
     def _testify(self) -> Standing:
         """Where this rank stands; meanwhile its stacks are kept, however slow the store is."""
         self._stacks = _stacks()
-        threading.Thread(target=self._keep_evidence, name="hang", daemon=True).start()
+        self._evidence = threading.Thread(target=self._keep_evidence, name="hang", daemon=True)
+        self._evidence.start()
         return self._standing
 
     def _keep_evidence(self) -> None:
@@ -96,6 +102,8 @@ class Watchdog:
         if self._events and distributed.is_main():
             hosts = [self._peers.hosts[rank] for rank in ending.ranks]
             self._events.write("abort", reason=ending.reason, ranks=ending.ranks, hosts=hosts)
+        if self._evidence:
+            self._evidence.join(EVIDENCE_S)
 
 
 def _keep_nowhere(_suffix: str, _data: bytes) -> None:
