@@ -1,6 +1,8 @@
 # Which nodes of the job are used: those that answer, without those that have failed twice.
 # Lists of nodes have commas between their names.
 
+deputy_pid=""
+
 failures=$job_folder/failures # a line with its name each time that a node has failed
 running=$job_folder/running   # with the incarnation: names the node of its shell while ranks run
 
@@ -32,6 +34,21 @@ silent_nodes() {
     timeout 60 srun --quiet --nodelist="$node" --nodes=1 --ntasks=1 --ntasks-per-node=1 \
       sh -c 'mkdir -p "$0" && echo "$1"' "$local_folder" "$node" 2>/dev/null </dev/null &
   done | paste -s -d ,)"
+}
+
+# Has another node watch over that of this shell, as long as ranks run and the job may lose nodes.
+start_deputy() {
+  local others
+  others=$(without "$nodes" "$SLURMD_NODENAME")
+  [[ -n $others ]] && ((min_nodes < SLURM_JOB_NUM_NODES)) || return 0
+  srun --quiet --nodelist="${others%%,*}" --nodes=1 --ntasks=1 --ntasks-per-node=1 --export=ALL \
+    bash "$job_folder/launchers/job/deputy.sh" "$SLURMD_NODENAME" </dev/null &
+  deputy_pid=$!
+}
+
+end_deputy() {
+  [[ -z $deputy_pid ]] || kill "$deputy_pid" 2>/dev/null || true
+  deputy_pid=""
 }
 
 # Chooses nodes for a further start within this allocation, if enough are left; notes who failed.

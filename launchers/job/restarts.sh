@@ -69,12 +69,14 @@ start_ranks() {
   say "rank 0 at $MASTER_ADDR:$MASTER_PORT, $ranks_per_node ranks on each of $(count "$nodes") nodes"
   log_begin=$(stat --format=%s "$log" 2>/dev/null || echo 0)
   echo "$SLURMD_NODENAME" >"$running-$incarnation"
+  start_deputy
   # A rank that dies must end the others, which wait for it in a collective; --export=ALL also where
   # the site or the user has submitted with --export=NONE.
   run_ranks srun --kill-on-bad-exit=1 --export=ALL "${where[@]}" "${binding[@]}" \
     "${srun_options[@]}" "${prefix[@]}" "$python" -m mixer_dist pretrain \
     "$job_folder/resolved.yaml" "${changes[@]}" --exit-file "$exit_file"
   rm -f "$running-$incarnation"
+  end_deputy
 }
 
 # srun passes signals on to all ranks.

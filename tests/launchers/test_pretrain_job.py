@@ -220,3 +220,20 @@ def test_a_node_that_fails_twice_is_left_out(project):
     assert " NodeList=n[1,3]" in shown
     [failures] = project.folder.glob("logs/*/failures")
     assert failures.read_text() == "n2\nn2\n"
+
+
+def test_a_job_that_lost_the_node_of_its_shell_is_requeued(project):
+    """The deputy looks for a node that the job has not got: as if Slurm had taken it away."""
+    script = "DEPUTY_POLL_S=1 bash launchers/job/deputy.sh n1; sleep 100"
+    words = ["sbatch", "--parsable", "--nodelist=n2", "--requeue", f"--wrap={script}"]
+    job = project.call(*words).strip()
+    shown = ("scontrol", "show", "job", job)
+    wait_for(lambda: "Restarts=1" in project.cluster.slurm(*shown), PATIENCE_S)
+    project.cluster.slurm("scancel", job)
+
+
+def test_a_job_that_has_the_node_of_its_shell_is_left_alone(project):
+    script = "DEPUTY_POLL_S=0.2 timeout 3 bash launchers/job/deputy.sh n2"
+    job = project.call("sbatch", "--parsable", "--nodelist=n2", f"--wrap={script}").strip()
+    assert project.wait_for_end(job) == "FAILED"  # of the timeout, not before
+    assert "Restarts=0" in project.cluster.slurm("scontrol", "show", "job", job)
