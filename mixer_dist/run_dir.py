@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mixer_dist.config import RunConfig
+from mixer_dist.config.evaluation import FEATURES
 from mixer_dist.errors import MissingError, SupersededError
 from mixer_dist.sections import Section, parse
 from mixer_dist.storage import Storage, join
@@ -132,6 +133,10 @@ class RunDir:
 
     def pin(self, step: int) -> str:
         return join(self.pins, step_name(step))
+
+    @property
+    def features(self) -> str:
+        return self.evaluations(FEATURES)
 
     def evaluations(self, task: str) -> str:
         return join(self.url, "evals", task)
