@@ -156,6 +156,11 @@ def step_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def evaluated_step(name: str) -> int | None:
+    """The step whose result a file in evals/<task>/ is, None for other files."""
+    return step_of(name.removesuffix(".json")) if name.endswith(".json") else None
+
+
 def attempt_numbers(storage: Storage, run_dir: RunDir) -> list[int]:
     """The numbers of all attempts so far, ascending."""
     matches = (_ATTEMPT_FILE.match(name) for name in storage.names(run_dir.attempts))
