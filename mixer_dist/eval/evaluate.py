@@ -12,7 +12,6 @@ from mixer_dist.config import (
     FewshotConfig,
     RunConfig,
     Suite,
-    TrainedTask,
     UpstreamConfig,
 )
 from mixer_dist.data.manifest import load_dataset
@@ -58,11 +57,18 @@ def describe_task(config: RunConfig, task_name: str, checkpoint: str | None) -> 
     """What `evaluate` would do, in a sentence."""
     task = find_task(config, task_name)
     subject = checkpoint or f"the newest checkpoint of {config.run_dir}"
-    learned = f", after learning from {task.train}," if isinstance(task, TrainedTask) else ""
-    kind = "upstream head" if isinstance(task, UpstreamConfig) else task.kind
-    if isinstance(task, FewshotConfig):
-        kind = f"{', '.join(map(str, task.shots))}-shot classifier"
-    return f"{task.name}: a {kind}{learned} classifies the images of {task.test}, on {subject}."
+    return f"{task.name}: {_method(task)} classifies the images of {task.test}, on {subject}."
+
+
+def _method(task: EvaluationConfig) -> str:
+    match task:
+        case FewshotConfig():
+            shots = ", ".join(map(str, task.shots))
+            return f"ridge regression on {shots} images a class of {task.train}"
+        case UpstreamConfig():
+            return "the model's own head"
+        case _:
+            return f"{task.kind} on the features of {task.train}"
 
 
 def find_task(config: RunConfig, name: str) -> EvaluationConfig:

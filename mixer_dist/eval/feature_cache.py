@@ -8,7 +8,7 @@ files have different names, and the last to commit is the one that counts.
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -77,7 +77,7 @@ class FeatureFolder:
         return join(self.run_dir.features, self.key.folder)
 
     def find(self) -> FeatureEntry | None:
-        """What is committed and whole by its sizes; None where it is not there, or something else."""
+        """What is committed, whole by its sizes; None where there is nothing such."""
         try:
             entry = self._read_entry()
             files = [*entry.parts, entry.labels]
@@ -109,9 +109,10 @@ class FeatureFolder:
         parts = [FeaturePart(file.num_images, self._reader(file)) for file in entry.parts]
         return FeatureSet(parts, LabelLists(labels["values"], labels["counts"]), classes)
 
-    def _reader(self, file: StoredFile) -> Any:
+    def _reader(self, file: StoredFile) -> Callable[[], Features]:
         def read() -> Features:
-            return self._read(file)["features"]
+            features: Features = self._read(file)["features"]
+            return features
 
         return read
 

@@ -6,7 +6,7 @@ N images, n of a block, C channels, K classes.
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ class FeatureSet:
         edges = np.searchsorted(images, self._firsts)
         found = [
             self._part(number)[images[begin:end] - self._firsts[number]]
-            for number, (begin, end) in enumerate(zip(edges[:-1], edges[1:], strict=True))
+            for number, (begin, end) in enumerate(pairwise(edges))
             if end > begin
         ]
         return np.concatenate(found)

@@ -82,11 +82,12 @@ def num_correct(
     """
     weights = np.concatenate([each.weights for each in classifiers], axis=1)
     bias = np.concatenate([each.bias for each in classifiers])
+    num_classes = len(classifiers[0].bias)
     labels, correct = data.labels.single(), np.zeros(len(classifiers), np.int64)
     for block, features in data.blocks():
         chosen = slice(None) if among is None else among[block]
         scores = (features[chosen] - centre) @ weights
         scores += bias
-        predicted = scores.reshape(len(scores), len(classifiers), -1).argmax(2)
+        predicted = scores.reshape(len(scores), len(classifiers), num_classes).argmax(2)
         correct += (predicted == labels[block][chosen, None]).sum(0)
     return [int(count) for count in correct]

@@ -152,8 +152,8 @@ def _warn_of_few(task: FewshotConfig, train: FeatureSet) -> None:
     most = max(task.shots)
     if distributed.is_main() and len(few := labels[counts < most]):
         logger.warning(
-            "%s: fewer than %d images in %s of %s: all there are is taken",
-            task.name, most, task.train, _named(train, few),
+            "%s: fewer than %d images of %s in %s: those there are count",
+            task.name, most, _named(train, few), task.train,
         )  # fmt: skip
 
 
