@@ -16,17 +16,18 @@ T = TypeVar("T")
 class Progress:
     """Counts towards a total, None where nobody knows it; to be closed at the end."""
 
-    def __init__(self, total: int | None, unit: str = "images") -> None:
+    def __init__(self, total: int | None, unit: str = "images", *, is_shown: bool = True) -> None:
         is_terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             unit=f" {unit}",
             unit_scale=unit == "bytes",
-            disable=not is_terminal,
+            disable=not (is_terminal and is_shown),
             leave=False,
         )
         self._total = total
         self._unit = unit
+        self._is_shown = is_shown
         self._done = self._num_before = 0
         self._began = self._last_line = time.monotonic()
 
@@ -46,7 +47,7 @@ class Progress:
 
     def show_line(self) -> None:
         """Print the state, when that is due and nobody sees the bar."""
-        if self.until_line_s() > 0:
+        if self.until_line_s() > 0 or not self._is_shown:
             return
         self._last_line = time.monotonic()
         if self._bar.disable:

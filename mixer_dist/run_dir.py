@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mixer_dist.config import RunConfig
+from mixer_dist.config.evaluation import FEATURES
 from mixer_dist.errors import MissingError, SupersededError
 from mixer_dist.sections import Section, parse
 from mixer_dist.storage import Storage, join
@@ -133,6 +134,10 @@ class RunDir:
     def pin(self, step: int) -> str:
         return join(self.pins, step_name(step))
 
+    @property
+    def features(self) -> str:
+        return self.evaluations(FEATURES)
+
     def evaluations(self, task: str) -> str:
         return join(self.url, "evals", task)
 
@@ -149,6 +154,11 @@ def step_of(name: str) -> int | None:
     """The step in such a name, None for other names."""
     match = _STEP_NAME.match(name)
     return int(match[1]) if match else None
+
+
+def evaluated_step(name: str) -> int | None:
+    """The step whose result a file in evals/<task>/ is, None for other files."""
+    return step_of(name.removesuffix(".json")) if name.endswith(".json") else None
 
 
 def attempt_numbers(storage: Storage, run_dir: RunDir) -> list[int]:

@@ -32,6 +32,8 @@ def _without_secret(url: str) -> str:
 
 Url = Annotated[str, Field(min_length=1), AfterValidator(_without_secret)]
 
+QUOTE = "'"
+
 T = TypeVar("T")
 
 
@@ -72,34 +74,53 @@ def dump_config(config: Section) -> str:
 
 
 def _explain(section: type[Section], problem: Any) -> str:
-    where = ".".join(map(str, problem["loc"]))
+    path, holders = _place(section, problem["loc"])
+    where = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        return f"{where}: unknown key; {_suggest(section, problem['loc'])}"
+        return f"{where}: unknown key; {_suggest(path[-1], holders)}"
     if problem["type"] == "missing":
         return f"{where}: required, but not given"
+    if problem["type"] == "union_tag_not_found":
+        return f"{where}.{problem['ctx']['discriminator'].strip(QUOTE)}: required, but not given"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
     shown = "" if isinstance(given, dict | Section) else f" (given: {given!r})"
     return f"{where + ': ' if where else ''}{message}{shown}"
 
 
-def _suggest(section: type[Section], loc: Sequence[str | int]) -> str:
-    parent = section
-    for name in loc[:-1]:
-        parent = _section_at(parent, name)
-    known = list(parent.model_fields)
-    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+def _suggest(name: str, holders: Sequence[type[Section]]) -> str:
+    known = [field for section in holders for field in section.model_fields]
+    close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
 
 
-def _section_at(parent: type[Section], name: str | int) -> type[Section]:
-    """The section that a field holds, itself or in a tuple or mapping; an index stays put."""
-    if not isinstance(name, str) or name not in parent.model_fields:
-        return parent
-    todo = [parent.model_fields[name].annotation]
-    while todo:
-        annotation = todo.pop()
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            return annotation
-        todo += get_args(annotation)
-    return parent
+def _place(
+    section: type[Section], loc: Sequence[str | int]
+) -> tuple[list[str], list[type[Section]]]:
+    """A problem's path as the user wrote it, and the section that holds the last name.
+
+    pydantic puts the kind of a section into the path where there are several kinds.
+    """
+    path: list[str] = []
+    inner = holders = [section]
+    for name in loc:
+        kinds = [each for each in inner if len(inner) > 1 and _is_of_kind(each, name)]
+        if kinds:
+            inner = kinds
+            continue
+        path.append(str(name))
+        holders = inner
+        fields = [each.model_fields[name] for each in inner if name in each.model_fields]
+        inner = [found for field in fields for found in _sections_in(field.annotation)] or inner
+    return path, holders
+
+
+def _is_of_kind(section: type[Section], kind: str | int) -> bool:
+    return any(kind in get_args(field.annotation) for field in section.model_fields.values())
+
+
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    """The sections that a field may hold, itself or in a tuple or mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _sections_in(part)]

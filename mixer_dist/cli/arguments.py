@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from mixer_dist.config import RunConfig
+    from mixer_dist.config import RunConfig, Suite
 
 EXIT_CODES = """\
 exit codes:
@@ -58,9 +58,32 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def config_of(arguments: argparse.Namespace) -> "RunConfig":
     """The configuration that was given; ConfigError."""
-    from mixer_dist.config import load_config
+    from mixer_dist.config import load_config, with_suite
 
-    return load_config(arguments.config, arguments.overrides)
+    config, suite = load_config(arguments.config, arguments.overrides), suite_of(arguments)
+    return with_suite(config, suite) if suite else config
+
+
+def add_suite(parser: argparse.ArgumentParser) -> None:
+    """Declare --suite and --datasets."""
+    parser.add_argument(
+        "--suite",
+        metavar="FILE",
+        help="also the tasks of a suite, such as those in configs/suites/",
+    )
+    parser.add_argument(
+        "--datasets", metavar="ROOT", default="datasets",
+        help="folder or URL that holds the suite's datasets (default: datasets)",
+    )  # fmt: skip
+
+
+def suite_of(arguments: argparse.Namespace) -> "Suite | None":
+    """The suite that was given; ConfigError."""
+    if not getattr(arguments, "suite", None):
+        return None
+    from mixer_dist.config import load_suite
+
+    return load_suite(arguments.suite, arguments.datasets)
 
 
 def is_printed(arguments: argparse.Namespace, config: "RunConfig") -> bool:

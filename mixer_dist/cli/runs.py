@@ -6,7 +6,14 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mixer_dist.cli.arguments import add_config, add_verb, config_of, is_printed
+from mixer_dist.cli.arguments import (
+    add_config,
+    add_suite,
+    add_verb,
+    config_of,
+    is_printed,
+    suite_of,
+)
 from mixer_dist.cli.exit_file import exit_recorded
 from mixer_dist.cli.storage_options import add_storage_arguments, storage_of
 from mixer_dist.errors import RefusedError
@@ -48,6 +55,7 @@ def _add_evaluate(verbs: Any) -> None:
     )  # fmt: skip
     add_config(parser)
     parser.add_argument("--task", metavar="NAME", help="a name in the config's evals: list")
+    add_suite(parser)
     parser.add_argument(
         "--checkpoint", metavar="URL", help="or 'untrained'; by default the newest of the run"
     )
@@ -100,21 +108,27 @@ def _describe(config: "RunConfig", world_size: int | None) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    config = config_of(arguments)
+    config, suite = config_of(arguments), suite_of(arguments)
     if is_printed(arguments, config):
         return
-    if arguments.task is None:
+    if not (arguments.task or suite):
         known = ", ".join(task.name for task in config.evals) or "none"
-        raise RefusedError(f"evaluate needs --task NAME; tasks of this config: {known}")
+        raise RefusedError(
+            f"evaluate needs --task NAME or --suite FILE; tasks of this config: {known}"
+        )
     from mixer_dist import distributed
-    from mixer_dist.eval.evaluate import describe_task, evaluate
+    from mixer_dist.eval.evaluate import describe_task, evaluate, evaluate_suite
 
+    tasks = [arguments.task] if arguments.task or not suite else [t.name for t in suite.evals]
     if arguments.dry_run:
-        print(describe_task(config, arguments.task, arguments.checkpoint))
+        print("\n".join(describe_task(config, task, arguments.checkpoint) for task in tasks))
         return
     _begin(config, output_is_data=arguments.json)
-    result = evaluate(config, arguments.task, arguments.checkpoint)
-    if distributed.is_main():
+    if arguments.task or not suite:
+        results = [evaluate(config, arguments.task, arguments.checkpoint)]
+    else:
+        results = evaluate_suite(config, suite, arguments.checkpoint)
+    for result in results if distributed.is_main() else ():
         print(json.dumps(result) if arguments.json else _accuracy_line(result))
 
 
@@ -128,10 +142,12 @@ def _begin(config: "RunConfig", *, output_is_data: bool = False) -> None:
 
 
 def _accuracy_line(result: dict[str, Any]) -> str:
+    method = f"{result['shots']} shots" if "shots" in result else result["kind"]
     spread = ", ".join(f"{accuracy:.2%}" for accuracy in result["per_seed"])
+    by_seed = f" ({spread} by seed)" if result["seeds"] else ""
     return (
-        f"{result['task']}: {result['accuracy']:.2%} top-1, {result['shots']} shots of "
-        f"{result['num_classes']} classes, step {result['step']} ({spread} by seed)"
+        f"{result['task']}: {result['accuracy']:.2%} top-1, {method} of "
+        f"{result['num_classes']} classes, step {result['step']}{by_seed}"
     )
 
 

@@ -11,10 +11,19 @@ from mixer_dist.config.data import (
     OrderConfig,
     RandAugmentConfig,
 )
-from mixer_dist.config.evaluation import EvaluationConfig
+from mixer_dist.config.evaluation import (
+    EvaluationConfig,
+    FewshotConfig,
+    KnnConfig,
+    LinearConfig,
+    Task,
+    TrainedTask,
+    UpstreamConfig,
+)
 from mixer_dist.config.model import ModelConfig
 from mixer_dist.config.run import RunConfig, load_config
 from mixer_dist.config.storage import StorageConfig
+from mixer_dist.config.suite import Suite, load_suite, with_suite
 from mixer_dist.config.training import (
     CheckpointConfig,
     EngineConfig,
@@ -31,7 +40,10 @@ __all__ = [
     "DatasetConfig",
     "EngineConfig",
     "EvaluationConfig",
+    "FewshotConfig",
     "KeepBestConfig",
+    "KnnConfig",
+    "LinearConfig",
     "LoggingConfig",
     "ModelConfig",
     "NumericsConfig",
@@ -40,5 +52,11 @@ __all__ = [
     "RandAugmentConfig",
     "RunConfig",
     "StorageConfig",
+    "Suite",
+    "Task",
+    "TrainedTask",
+    "UpstreamConfig",
     "load_config",
+    "load_suite",
+    "with_suite",
 ]

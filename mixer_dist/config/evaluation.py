@@ -1,8 +1,8 @@
-"""What checkpoints are judged by."""
+"""Evaluation tasks: what checkpoints are judged by. A union by `kind`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from mixer_dist.sections import (
     NonNegativeInt,
@@ -13,19 +13,92 @@ from mixer_dist.sections import (
     not_empty,
 )
 
+FEATURES = "features"  # the folder beside the results, in which features are cached
 
-class EvaluationConfig(Section):
-    """One evaluation task."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, int) else value
+
+
+def _not_reserved(name: str) -> str:
+    if name == FEATURES:
+        raise ValueError(f"{FEATURES!r} is the folder of cached features: choose another name")
+    return name
+
+
+Shots = Annotated[tuple[PositiveInt, ...], BeforeValidator(_as_list), AfterValidator(not_empty)]
+Seeds = Annotated[tuple[NonNegativeInt, ...], AfterValidator(not_empty)]
+Strengths = Annotated[tuple[PositiveFloat, ...], AfterValidator(not_empty)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Task(Section):
+    """What every task has."""
+
+    name: Annotated[
+        str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), AfterValidator(_not_reserved)
+    ]
     """Results lie at run_dir/evals/<name>/."""
-    kind: Literal["fewshot"]
-    train: Url
-    """Manifest whose images give the few examples a class."""
     test: Url
     """Manifest whose images are classified."""
-    shots: PositiveInt = 5
-    seeds: Annotated[tuple[NonNegativeInt, ...], AfterValidator(not_empty)] = (0, 1, 2)
-    l2: PositiveFloat = 1024.0
     resize: PositiveInt | None = None
     """Images become squares of this side before the central crop; by default 8/7 of image_size."""
+
+    @property
+    def datasets(self) -> dict[str, str]:
+        """URLs of the manifests that it reads, by split."""
+        given = {split: getattr(self, split, None) for split in ("train", "test")}
+        return {split: url for split, url in given.items() if url}
+
+
+class TrainedTask(Task):
+    """A task that fits a classifier to the features of training images."""
+
+    train: Url
+    """Manifest whose images the classifier learns from."""
+
+
+class FewshotConfig(TrainedTask):
+    """Ridge regression on a few images a class (the paper's 5-shot linear)."""
+
+    kind: Literal["fewshot"]
+    shots: Shots = (5,)
+    """Images a class; of several numbers, 5 is the accuracy that counts, else the largest."""
+    seeds: Seeds = (0, 1, 2)
+    l2: PositiveFloat = 1024.0
+
+    @property
+    def main_shots(self) -> int:
+        """Those whose accuracy is the task's."""
+        return 5 if 5 in self.shots else max(self.shots)
+
+
+class KnnConfig(TrainedTask):
+    """Votes of the nearest training images, by cosine, weighted with exp(cosine / temperature)."""
+
+    kind: Literal["knn"]
+    k: PositiveInt = 20
+    temperature: PositiveFloat = 0.07
+
+
+class LinearConfig(TrainedTask):
+    """Ridge regression on all training images."""
+
+    kind: Literal["linear"]
+    l2: Strengths = tuple(2.0**power for power in range(-10, 21, 3))
+    """Strengths to try; the best on the held-out images is taken."""
+    held_out: OpenFraction = 0.1
+    """Share of the training images on which strengths are compared."""
+    seed: NonNegativeInt = 0
+    """Draws the held-out images."""
+
+
+class UpstreamConfig(Task):
+    """Loss and accuracy of the model's own head; an image with several labels has any of them."""
+
+    kind: Literal["upstream"]
+
+
+EvaluationConfig = Annotated[
+    FewshotConfig | KnnConfig | LinearConfig | UpstreamConfig, Field(discriminator="kind")
+]

@@ -1,48 +1,29 @@
-"""One evaluation task on one checkpoint, its result written into the run directory."""
+"""Evaluation tasks on one checkpoint, their results written into the run directory."""
 
-import json
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-import torch
-
 from mixer_dist import distributed
-from mixer_dist.checkpoint.catalog import Checkpoint
-from mixer_dist.checkpoint.load import full_tensors
-from mixer_dist.checkpoint.restore import (
-    check_same_model,
-    newest_verified,
-    verified,
+from mixer_dist.config import (
+    EvaluationConfig,
+    FewshotConfig,
+    RunConfig,
+    Suite,
+    UpstreamConfig,
 )
-from mixer_dist.config import EvaluationConfig, RunConfig
-from mixer_dist.data.manifest import Dataset, load_dataset
+from mixer_dist.data.manifest import load_dataset
 from mixer_dist.errors import ConfigError, MissingError
-from mixer_dist.eval.features import dataset_features
-from mixer_dist.eval.fewshot import fewshot_accuracy
+from mixer_dist.eval.results import Result, checked_origin, whole_result, write_result
+from mixer_dist.eval.subject import Subject, judged
+from mixer_dist.eval.tasks import Setting, score
 from mixer_dist.liveness import peers_watched
-from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
-from mixer_dist.train.build import empty_model
-from mixer_dist.train.init_from import first_model
-
-UNTRAINED = "untrained"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The model that is judged, and where it comes from."""
-
-    model: MlpMixer
-    step: int
-    checkpoint: str
-    is_of_run: bool
-    """Whether its result belongs into the run's directory."""
 
 
 def evaluate(config: RunConfig, task_name: str, checkpoint: str | None = None) -> dict[str, Any]:
@@ -50,27 +31,44 @@ def evaluate(config: RunConfig, task_name: str, checkpoint: str | None = None) -
 
     All ranks must call this; each gets the result, which does not depend on how many they are.
     """
-    storage, run_dir = Storage(config.storage), RunDir(config.run_dir)
-    task = find_task(config, task_name)
-    with distributed.connected(config.collective_timeout_s), peers_watched():
-        subject = find_subject(config, storage, run_dir, checkpoint)
-        logger.info("%s on %s (step %d)", task.name, subject.checkpoint, subject.step)
-        result = fewshot_result(config, task, subject, storage)
-        if subject.is_of_run and distributed.is_main():
-            url = run_dir.evaluation(task.name, subject.step)
-            storage.write(url, (json.dumps(result, indent=1) + "\n").encode())
-    return result
+    task, storage = find_task(config, task_name), Storage(config.storage)
+    with _judged(config, storage, checkpoint) as subject:
+        return _evaluate(config, task, subject, storage)
+
+
+def evaluate_suite(
+    config: RunConfig, suite: Suite, checkpoint: str | None = None
+) -> list[dict[str, Any]]:
+    """The results of a suite's tasks; one whose dataset is missing is named and left out.
+
+    All ranks must call this. MissingError where all are missing.
+    """
+    storage = Storage(config.storage)
+    with _judged(config, storage, checkpoint) as subject:
+        found = [_evaluate_if_there(config, task, subject, storage) for task in suite.evals]
+    results = [result for result in found if result]
+    if not results:
+        places = ", ".join(dict.fromkeys(task.test for task in suite.evals))
+        raise MissingError(f"none of the suite's datasets is there: {places}; see --datasets")
+    return results
 
 
 def describe_task(config: RunConfig, task_name: str, checkpoint: str | None) -> str:
     """What `evaluate` would do, in a sentence."""
     task = find_task(config, task_name)
     subject = checkpoint or f"the newest checkpoint of {config.run_dir}"
-    return (
-        f"{task.name}: {task.shots} images a class of {task.train}, with seeds "
-        f"{', '.join(map(str, task.seeds))}, classify the images of {task.test}, on features of "
-        f"{subject}."
-    )
+    return f"{task.name}: {_method(task)} classifies the images of {task.test}, on {subject}."
+
+
+def _method(task: EvaluationConfig) -> str:
+    match task:
+        case FewshotConfig():
+            shots = ", ".join(map(str, task.shots))
+            return f"ridge regression on {shots} images a class of {task.train}"
+        case UpstreamConfig():
+            return "the model's own head"
+        case _:
+            return f"{task.kind} on the features of {task.train}"
 
 
 def find_task(config: RunConfig, name: str) -> EvaluationConfig:
@@ -82,65 +80,42 @@ def find_task(config: RunConfig, name: str) -> EvaluationConfig:
     raise ConfigError(f"no evaluation task {name!r}; tasks of this config: {known}")
 
 
-def find_subject(
-    config: RunConfig, storage: Storage, run_dir: RunDir, checkpoint: str | None
-) -> Subject:
-    """The model to judge; MissingError where there is no checkpoint."""
-    if checkpoint == UNTRAINED:
-        model, _ = first_model(config, storage)
-        model = model.to(distributed.device()).eval()
-        return Subject(model, 0, UNTRAINED, is_of_run=True)
-    found = verified(storage, checkpoint) if checkpoint else newest_verified(storage, run_dir)
-    if found is None:
-        raise MissingError(
-            f"no checkpoint in {run_dir.checkpoints}: pretrain first, or give --checkpoint "
-            f"URL or --checkpoint {UNTRAINED}"
-        )
-    is_of_run = found.url.rstrip("/").startswith(run_dir.checkpoints)
-    model = restored_model(config, storage, found)
-    return Subject(model, found.manifest.step, found.url, is_of_run)
+@contextmanager
+def _judged(config: RunConfig, storage: Storage, checkpoint: str | None) -> Iterator[Subject]:
+    """What is evaluated, among connected ranks. All ranks must call this."""
+    with (
+        distributed.connected(config.collective_timeout_s),
+        peers_watched(),
+        judged(config, storage, RunDir(config.run_dir), checkpoint) as subject,
+    ):
+        yield subject
 
 
-def restored_model(config: RunConfig, storage: Storage, checkpoint: Checkpoint) -> MlpMixer:
-    """The configured model with a checkpoint's weights, in fp32; ConfigError for another model."""
-    model = empty_model(config.model)
-    check_same_model(checkpoint, {fqn: tuple(p.shape) for fqn, p in model.named_parameters()})
-    model.load_state_dict(full_tensors(storage, checkpoint), assign=True)
-    return model.to(distributed.device(), torch.float32).eval()
+def _evaluate_if_there(
+    config: RunConfig, task: EvaluationConfig, subject: Subject, storage: Storage
+) -> dict[str, Any] | None:
+    urls = task.datasets.values()
+    missing = distributed.on_main(lambda: [url for url in urls if not storage.exists(url)])
+    if missing and distributed.is_main():
+        logger.warning("%s is left out: no dataset at %s", task.name, " nor ".join(missing))
+    return None if missing else _evaluate(config, task, subject, storage)
 
 
-def _classes(dataset: Dataset) -> str:
-    names = dataset.classes or ()
-    return f"{len(names)} classes ({', '.join(names[:3])}…)"
-
-
-def fewshot_result(
+def _evaluate(
     config: RunConfig, task: EvaluationConfig, subject: Subject, storage: Storage
 ) -> dict[str, Any]:
-    """Accuracy of each seed and their mean, with how it was computed. All ranks must call this."""
-    train, test = (load_dataset(storage, [(url, 1)]) for url in (task.train, task.test))
-    if train.classes != test.classes:
-        raise ConfigError(
-            f"{task.name}: train has {_classes(train)} and test {_classes(test)}: "
-            "shard both from folders with the same class names"
-        )
-    pool = dataset_features(subject.model, config, task, train, storage)
-    queries = dataset_features(subject.model, config, task, test, storage)
-    per_seed = distributed.on_main(
-        lambda: [fewshot_accuracy(*pool, *queries, task.shots, s, task.l2) for s in task.seeds]
-    )
-    return {
-        "task": task.name,
-        "kind": task.kind,
-        "step": subject.step,
-        "checkpoint": subject.checkpoint,
-        "shots": task.shots,
-        "l2": task.l2,
-        "accuracy": float(np.mean(per_seed)),
-        "per_seed": per_seed,
-        "seeds": list(task.seeds),
-        "num_train": train.num_samples,
-        "num_test": test.num_samples,
-        "num_classes": len(np.unique(queries[1])),
-        "time": time.time(),
-    }
+    """The result of a task, on every rank. All ranks must call this."""
+    began, run_dir = time.monotonic(), RunDir(config.run_dir)
+    logger.info("%s on %s (step %d)", task.name, subject.checkpoint, subject.step)
+    datasets = {split: load_dataset(storage, [(url, 1)]) for split, url in task.datasets.items()}
+    setting = Setting(config, storage, subject, datasets)
+    origin = distributed.on_main(lambda: checked_origin(task, setting, run_dir))
+    found = score(task, setting)
+
+    def finish() -> Result:
+        result = whole_result(origin, found, setting, time.monotonic() - began)
+        if subject.is_of_run:
+            write_result(storage, run_dir, result)
+        return result
+
+    return dict(distributed.on_main(finish))

@@ -1,17 +1,26 @@
 """k-shot linear evaluation: ridge regression on frozen features, in closed form.
 
-As big_vision's evaluators/fewshot_lsr.py: whitened features with a constant column, targets of -1
-and 1, l2 fixed at 2^10. N images, D features, K classes.
+As big_vision's evaluators/fewshot_lsr.py: l2 fixed at 2^10. N images, C channels, K classes.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-BIAS = 100.0  # the constant column; regularised like the features
-EPSILON = 1e-5
+from mixer_dist.eval.feature_set import Features, FeatureSet, Labels, in_memory
+from mixer_dist.eval.ridge import (
+    EPSILON,
+    Classifier,
+    Floats,
+    Whitening,
+    classifier,
+    num_correct,
+    ridge,
+)
 
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
+Case = tuple[int, int]
+"""Shots and seed."""
 
 
 def fewshot_accuracy(
@@ -23,22 +32,30 @@ def fewshot_accuracy(
     seed: int,
     l2: float = 2**10,
 ) -> float:
-    """Top-1 accuracy on test features (M, D) after `shots` examples a class of features (N, D).
+    """Top-1 accuracy on test features (M, C) after `shots` examples a class of features (N, C).
 
     Computed in float64: a pure function of its arguments.
     """
-    features, test_features = (
-        np.asarray(features, np.float64),
-        np.asarray(test_features, np.float64),
-    )
-    labels, test_labels = np.asarray(labels, np.int64), np.asarray(test_labels, np.int64)
-    chosen = chosen_examples(labels, shots, seed)
-    few = features[chosen]
-    mean, std = few.mean(0), few.std(0) + EPSILON
+    train, test = in_memory(features, labels), in_memory(test_features, test_labels)
+    return fewshot_accuracies(train, test, [shots], [seed], l2)[shots, seed]
+
+
+def fewshot_accuracies(
+    train: FeatureSet, test: FeatureSet, shots: Sequence[int], seeds: Sequence[int], l2: float
+) -> dict[Case, float]:
+    """Top-1 accuracy of each number of shots with each seed, in one pass over each set."""
+    labels, test_labels = train.labels.single(), test.labels.single()
     num_classes = int(max(labels.max(), test_labels.max())) + 1
-    weights = ridge(_whitened(few, mean, std), _targets(labels[chosen], num_classes), l2)
-    predicted = (_whitened(test_features, mean, std) @ weights).argmax(1)
-    return float((predicted == test_labels).mean())
+    chosen = {(k, seed): chosen_examples(labels, k, seed) for k in shots for seed in seeds}
+    images = np.unique(np.concatenate(list(chosen.values())))
+    pool = train.take(images)
+    centre = pool.mean(0, dtype=np.float64)  # features far from 0 would cost digits
+    classifiers = [
+        _fit(pool[np.searchsorted(images, few)] - centre, labels[few], num_classes, l2)
+        for few in chosen.values()
+    ]
+    correct = num_correct(test, classifiers, centre)
+    return {case: count / len(test) for case, count in zip(chosen, correct, strict=True)}
 
 
 def chosen_examples(labels: Labels, shots: int, seed: int) -> Labels:
@@ -48,19 +65,7 @@ def chosen_examples(labels: Labels, shots: int, seed: int) -> Labels:
     return np.concatenate([generator.permutation(found)[:shots] for found in of_class])
 
 
-def ridge(x: Floats, y: Floats, l2: float) -> Floats:
-    """(X'X + l2 I)^-1 X'Y for x (N, D) and y (N, K), by the smaller of the two systems."""
-    num_images, num_features = x.shape
-    if num_images < num_features:
-        kernel = x @ x.T + l2 * np.eye(num_images)
-        return np.asarray(x.T @ np.linalg.solve(kernel, y))
-    return np.asarray(np.linalg.solve(x.T @ x + l2 * np.eye(num_features), x.T @ y))
-
-
-def _whitened(features: Floats, mean: Floats, std: Floats) -> Floats:
-    constant = np.full((len(features), 1), BIAS)
-    return np.concatenate([(features - mean) / std, constant], axis=1)
-
-
-def _targets(labels: Labels, num_classes: int) -> Floats:
-    return np.where(labels[:, None] == np.arange(num_classes), 1.0, -1.0)
+def _fit(few: Features, labels: Labels, num_classes: int, l2: float) -> Classifier:
+    mean: Floats = few.mean(0)
+    whitening = Whitening(mean, few.std(0) + EPSILON)
+    return classifier(ridge(whitening(few), labels, num_classes, l2), whitening)

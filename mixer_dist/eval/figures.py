@@ -201,7 +201,7 @@ def _name_task(axes: Axes, evaluation: Evaluation, palette: Palette) -> None:
     """The task as the title, and chance as a line."""
     name, chance = evaluation.task, 100 / evaluation.num_classes
     short = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
-    label(axes, short, f"{evaluation.shots}-shot top-1 accuracy (%)", palette)
+    label(axes, short, f"{evaluation.method} top-1 accuracy (%)", palette)
     axes.axhline(chance, color=palette.muted, lw=1, ls=DASHES)
     note = f"dashed: chance, {chance:.3g} %"
     axes.set_title(note, loc="right", fontsize=FONT_SIZE - 1, color=palette.muted)

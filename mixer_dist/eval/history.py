@@ -1,6 +1,5 @@
 """All that a run directory says about its run: attempts, merged metrics, evaluation results."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,11 +9,15 @@ from pydantic import BaseModel, Field, ValidationError
 from mixer_dist.errors import DataError, MissingError
 from mixer_dist.goodput import AttemptRecord, Goodput, goodput
 from mixer_dist.metrics import Line, attempt_lines, living_lines, read_events
-from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt
+from mixer_dist.run_dir import (
+    Attempt,
+    RunDir,
+    attempt_numbers,
+    evaluated_step,
+    read_attempt,
+)
 from mixer_dist.sections import Fraction, NonNegativeInt, PositiveInt
 from mixer_dist.storage import Storage, join
-
-_RESULT_FILE = re.compile(r"^step-\d{8,}\.json$")
 
 
 class Evaluation(BaseModel):
@@ -22,11 +25,18 @@ class Evaluation(BaseModel):
 
     task: str
     step: NonNegativeInt
-    shots: PositiveInt
+    kind: str
+    shots: PositiveInt | None = None
+    """Of a few-shot task."""
     accuracy: Fraction
     """Mean over seeds."""
     per_seed: Annotated[tuple[Fraction, ...], Field(min_length=1)]
     num_classes: PositiveInt
+
+    @property
+    def method(self) -> str:
+        """How a panel or a table names it."""
+        return f"{self.shots}-shot" if self.shots else self.kind
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def _evaluations(storage: Storage, run_dir: RunDir) -> Iterator[Evaluation]:
     folder = join(run_dir.url, "evals")
     for task in storage.names(folder):
         for name in storage.names(join(folder, task)):
-            if _RESULT_FILE.match(name):
+            if evaluated_step(name) is not None:
                 yield _evaluation(storage, join(folder, task, name))
 
 

@@ -208,7 +208,7 @@ def _accuracy(history: History, fewshot: Picture | None) -> Iterator[str]:
     yield page.picture(fewshot.png, fewshot.instead, description)
     columns = (
         Column("Task"), Column("Step", True), Column("Mean", True),
-        Column("Range over seeds", True), Column("Chance", True), Column("Shots", True),
+        Column("Range over seeds", True), Column("Chance", True), Column("Method"),
         Column("Seeds", True),
     )  # fmt: skip
     yield page.table(columns, map(_accuracy_row, history.evaluations))
@@ -222,7 +222,7 @@ def _accuracy_row(evaluation: Evaluation) -> list[str]:
         f"{100 * evaluation.accuracy:.2f} %",
         f"{100 * low:.2f} – {100 * high:.2f} %",
         f"{100 / evaluation.num_classes:.3g} %",
-        str(evaluation.shots),
+        evaluation.method,
         str(len(evaluation.per_seed)),
     ]
 

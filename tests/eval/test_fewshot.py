@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixer_dist.eval.fewshot import chosen_examples, fewshot_accuracy, ridge
+from mixer_dist.eval.fewshot import chosen_examples, fewshot_accuracy
+from mixer_dist.eval.ridge import ridge
 
 the_same_cases = settings(derandomize=True, database=None, deadline=None, max_examples=40)
 
@@ -73,9 +74,14 @@ def test_rare_classes_weigh_as_in_the_official_algebra(num_features):
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 4), st.floats(0.1, 2000))
 def test_both_systems_solve_the_same_equations(num_images, num_features, num_classes, l2):
     rng = np.random.default_rng(num_images * 31 + num_features)
-    x, y = rng.normal(size=(num_images, num_features)), rng.normal(size=(num_images, num_classes))
-    expected = np.linalg.inv(x.T @ x + l2 * np.eye(num_features)) @ x.T @ y
-    np.testing.assert_allclose(ridge(x, y, l2), expected, rtol=1e-8, atol=1e-10)
+    x, labels = (
+        rng.normal(size=(num_images, num_features)),
+        rng.integers(0, num_classes, num_images),
+    )
+    targets = 2.0 * np.eye(num_classes)[labels] - 1.0
+    expected = np.linalg.inv(x.T @ x + l2 * np.eye(num_features)) @ x.T @ targets
+    found = ridge(x, labels, num_classes, l2)
+    np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
 
 
 def test_the_default_strength_is_the_official_one():

@@ -10,8 +10,9 @@ from mixer_dist import cli, distributed
 from mixer_dist.config import load_config
 from mixer_dist.data.manifest import load_dataset
 from mixer_dist.eval.features import dataset_features
+from mixer_dist.eval.subject import judged
+from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
-from mixer_dist.train.build import build_model
 
 
 def arguments(digits: Path, run_dir: Path) -> list[str]:
@@ -31,10 +32,14 @@ def features(arguments: list[str]) -> tuple[bytes, list[int]]:
     """What a rank gets of the test split: features as bytes, and labels."""
     config = load_config(arguments[0], arguments[1:])
     task, storage = config.evals[0], Storage()
-    with distributed.connected(timeout_s=60):
+    with (
+        distributed.connected(timeout_s=60),
+        judged(config, storage, RunDir(config.run_dir), "untrained") as subject,
+    ):
         dataset = load_dataset(storage, [(task.test, 1)])
-        found, labels = dataset_features(build_model(config).eval(), config, task, dataset, storage)
-    return np.ascontiguousarray(found).tobytes(), labels.tolist()
+        found = dataset_features(subject, config, task, dataset, storage)
+    rows = np.concatenate([features for _, features in found.blocks()])
+    return rows.tobytes(), found.labels.single().tolist()
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +52,7 @@ def alone(ranks, digits, tmp_path_factory) -> dict:
 
 def result(run_dir: Path) -> dict:
     found = json.loads((run_dir / "evals/digits/step-00000000.json").read_text())
-    del found["time"]
-    return found
+    return {key: value for key, value in found.items() if key not in ("time", "duration_s")}
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -60,5 +64,5 @@ def test_the_accuracy_does_not_depend_on_the_ranks(ranks, digits, tmp_path, alon
 
 def test_features_are_bitwise_the_same_on_every_rank(ranks, digits, tmp_path):
     """296 images in batches of 128: the fourth rank has none."""
-    [expected] = ranks.run(1, features, arguments(digits, tmp_path))
-    assert ranks.run(4, features, arguments(digits, tmp_path)) == [expected] * 4
+    [expected] = ranks.run(1, features, arguments(digits, tmp_path / "1"))
+    assert ranks.run(4, features, arguments(digits, tmp_path / "4")) == [expected] * 4

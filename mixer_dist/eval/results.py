@@ -1,0 +1,118 @@
+"""Results of evaluation tasks in the run directory, and whether a new one belongs beside them."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torchmetrics
+
+from mixer_dist.checkpoint.layout import versions
+from mixer_dist.config import Task
+from mixer_dist.data.manifest import Dataset
+from mixer_dist.errors import DataError, MissingError, RefusedError
+from mixer_dist.eval.score import Score
+from mixer_dist.eval.tasks import Setting
+from mixer_dist.run_dir import RunDir, attempt_numbers, evaluated_step, read_attempt
+from mixer_dist.storage import Storage, join
+
+# What all results of a task have in common, and how it is called where one differs.
+_COMMON = {
+    "run_id": "run",
+    "kind": "kind of task",
+    "config": "settings of the task",
+    "classes": "classes of the datasets",
+    "datasets": "datasets",
+}
+
+Result = dict[str, Any]
+
+
+def checked_origin(task: Task, setting: Setting, run_dir: RunDir) -> Result:
+    """What a result says of its origin, known before anything is computed.
+
+    RefusedError where the task's results so far cannot be compared with the one to come.
+    """
+    origin = _origin(task, setting, run_dir)
+    if setting.subject.is_of_run:
+        _check_comparable(setting.storage, run_dir, origin)
+    return origin
+
+
+def whole_result(origin: Result, score: Score, setting: Setting, duration_s: float) -> Result:
+    """A result as it is written."""
+    counts = {f"num_{split}": dataset.num_samples for split, dataset in setting.datasets.items()}
+    return origin | {
+        "accuracy": score.accuracy,
+        "standard_error": score.standard_error,
+        "per_seed": list(score.per_seed),
+        "seeds": list(score.seeds),
+        **score.details,
+        **counts,
+        "num_judged": score.num_judged,
+        "num_classes": score.num_classes,
+        "versions": versions()
+        | {"numpy": np.__version__, "torchmetrics": torchmetrics.__version__},
+        "duration_s": round(duration_s, 3),
+        "time": time.time(),
+    }
+
+
+def write_result(storage: Storage, run_dir: RunDir, result: Result) -> None:
+    """The result's file, whole or not at all."""
+    url = run_dir.evaluation(result["task"], result["step"])
+    storage.write(url, (json.dumps(result, indent=1) + "\n").encode())
+
+
+def _origin(task: Task, setting: Setting, run_dir: RunDir) -> Result:
+    subject, datasets = setting.subject, setting.datasets
+    tree = task.model_dump(mode="json")
+    return {
+        "task": task.name,
+        "kind": tree["kind"],
+        "step": subject.step,
+        "checkpoint": subject.checkpoint,
+        "checkpoint_sha256": subject.sha256,
+        "run_id": _run_id(setting.storage, run_dir),
+        "config": {key: tree[key] for key in tree if key not in ("name", "train", "test")},
+        "urls": task.datasets,
+        "datasets": {split: dataset.fingerprint for split, dataset in datasets.items()},
+        "classes": {split: _classes_sha256(dataset) for split, dataset in datasets.items()},
+    }
+
+
+def _check_comparable(storage: Storage, run_dir: RunDir, origin: Result) -> None:
+    for url, earlier in _earlier(storage, run_dir, origin):
+        for key, meaning in _COMMON.items():
+            if None not in (earlier.get(key), origin[key]) and earlier[key] != origin[key]:
+                raise RefusedError(
+                    f"{origin['task']}: {url} has another {meaning} than this evaluation, so that "
+                    "the two cannot be compared: give the task another name, or remove "
+                    f"{run_dir.evaluations(origin['task'])}"
+                )
+
+
+def _earlier(storage: Storage, run_dir: RunDir, origin: Result) -> Iterator[tuple[str, Result]]:
+    """The task's newest result, and the one that would be replaced."""
+    folder = run_dir.evaluations(origin["task"])
+    names = [name for name in storage.names(folder) if evaluated_step(name) is not None]
+    replaced = run_dir.evaluation(origin["task"], origin["step"])
+    for url in {replaced, *(join(folder, name) for name in names[-1:])}:
+        try:
+            yield url, dict(json.loads(storage.read(url)))
+        except MissingError:
+            continue
+        except (ValueError, TypeError):
+            raise DataError(f"{url} is not an evaluation result: remove it") from None
+
+
+def _run_id(storage: Storage, run_dir: RunDir) -> str | None:
+    """What tells a run from another in the same place; None before its first start."""
+    first = attempt_numbers(storage, run_dir)[:1]
+    return read_attempt(storage, run_dir, first[0]).attempt_id if first else None
+
+
+def _classes_sha256(dataset: Dataset) -> str:
+    return hashlib.sha256(json.dumps(dataset.classes).encode()).hexdigest()
