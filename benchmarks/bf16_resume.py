@@ -64,7 +64,7 @@ def compare(
         urls = {size: f"{folder}/{size}" for size in WORLD_SIZES}
         losses = {
             size: ranks.run(
-                size, resume_cases.train_and_save, urls[size], "ddp", "bf16", END, seed
+                size, resume_cases.train_and_save, urls[size], "ddp", "bf16", END, {"seed": seed}
             )[0]
             for size in WORLD_SIZES
         }
@@ -72,7 +72,7 @@ def compare(
             others = [size for size in WORLD_SIZES if size != went_on]
             outcomes = ranks.run(
                 went_on, resume_cases.restore_and_train, [urls[size] for size in others], "ddp",
-                "bf16", END, seed,
+                "bf16", END, {"seed": seed},
             )[0]  # fmt: skip
             for saved, outcome in zip(others, outcomes, strict=True):
                 assert outcome.is_bitwise, "a restored state that is not the saved one"

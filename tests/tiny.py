@@ -1,5 +1,7 @@
 """A tiny run whose data are drawn, for cases that are about engines and not about files."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,6 +20,13 @@ from mixer_dist.train.optim import scheduled_rate
 
 SIZE_PX = 16
 NUM_CLASSES = 10
+
+Changes = Mapping[str, Any]
+"""Sections and keys of the tiny configuration, with other values."""
+NONE: Changes = MappingProxyType({})
+SGD: Changes = {
+    "optimizer": {"name": "sgd", "learning_rate": 0.05, "decay": "cosine", "warmup_steps": 4}
+}
 
 
 def tiny_config(engine: str, precision: str = "fp32", **changes: Any) -> RunConfig:

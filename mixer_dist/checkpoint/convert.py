@@ -110,5 +110,5 @@ def _pieces(tensors: Mapping[str, Tensor]) -> list[Piece]:
     return [
         Piece(kind, fqn, 0, tensor.numel(), values(kind, tensor))
         for fqn, tensor in tensors.items()
-        for kind in KINDS
+        for kind in KINDS["adamw"]
     ]

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field, model_validator
 
 from mixer_dist import __version__
+from mixer_dist.checkpoint.pieces import KINDS
 from mixer_dist.errors import CheckpointError, RefusedError
 from mixer_dist.sections import Section
 
@@ -99,6 +100,11 @@ class CheckpointManifest(TrainingState):
                 f"a parameter lies in file {max(used)}, only {len(self.files)} are named"
             )
         return self
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of its tensors: the parameter and the moments that its optimizer has."""
+        return KINDS[self.config.get("optimizer", {}).get("name", "adamw")]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

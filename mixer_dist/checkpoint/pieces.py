@@ -1,8 +1,8 @@
 """Training state as flat ranges of fp32 tensors, whatever engine holds it.
 
-A *piece* is the range [start, stop) of a flattened `param.<fqn>`, `exp_avg.<fqn>` or
-`exp_avg_sq.<fqn>`. Its tensor is a live view of what the optimizer updates: saving copies out of
-it, restoring copies into it, and neither needs a gather.
+A *piece* is the range [start, stop) of a flattened `param.<fqn>` or of a moment: `exp_avg.<fqn>`
+and `exp_avg_sq.<fqn>` under AdamW, `momentum.<fqn>` under SGD. Its tensor is a live view of what
+the optimizer updates: saving copies out of it, restoring copies into it, neither needs a gather.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-KINDS = ("param", "exp_avg", "exp_avg_sq")
+KINDS = {"adamw": ("param", "exp_avg", "exp_avg_sq"), "sgd": ("param", "momentum")}
+"""Of tensors, by the optimizer's name; a parameter comes first."""
+
+_STATE_KEYS = {"momentum": "momentum_buffer"}  # where PyTorch has another name
 
 Read = Callable[[str, int, int], Tensor]
 """read(name, start, stop) gives elements [start, stop) of a tensor, 1-D fp32."""
@@ -44,11 +47,13 @@ class Piece(NamedTuple):
         return f"{self.kind}.{self.fqn}"
 
 
-def pieces_of(held: Range, optimizer: torch.optim.Optimizer) -> Iterator[Piece]:
+def pieces_of(
+    held: Range, optimizer: torch.optim.Optimizer, optimizer_name: str
+) -> Iterator[Piece]:
     """The pieces of one range: the parameter's and its moments'."""
     state = optimizer.state[held.tensor]
-    for kind in KINDS:
-        whole = held.tensor if kind == "param" else state[kind]
+    for kind in KINDS[optimizer_name]:
+        whole = held.tensor if kind == "param" else state[_STATE_KEYS.get(kind, kind)]
         view = local(whole).view(-1).narrow(0, held.offset, held.stop - held.start)
         if view.dtype != torch.float32:
             raise TypeError(f"{kind}.{held.fqn} is kept in {view.dtype}; pieces are float32")

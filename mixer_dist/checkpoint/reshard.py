@@ -19,7 +19,7 @@ from mixer_dist.checkpoint.layout import (
 )
 from mixer_dist.checkpoint.load import read_pieces
 from mixer_dist.checkpoint.piece_file import write_pieces
-from mixer_dist.checkpoint.pieces import KINDS, Piece
+from mixer_dist.checkpoint.pieces import Piece
 from mixer_dist.checkpoint.restore import verified
 from mixer_dist.checkpoint.verification import file_problem
 from mixer_dist.errors import CheckpointError, ConfigError, RefusedError
@@ -86,7 +86,7 @@ def _write_file(
     """One file, read back after it was written."""
     pieces = [
         Piece(kind, fqn, start, stop, torch.empty(stop - start))
-        for kind in KINDS
+        for kind in checkpoint.manifest.kinds
         for fqn, start, stop in held
     ]
     read_pieces(storage, checkpoint, pieces)

@@ -78,6 +78,9 @@ class AugmentConfig(Section):
 
     min_crop_area: Annotated[float, Field(gt=0, le=1)] = 0.05
     """Smallest share of the image that the inception crop keeps; 1 turns cropping off."""
+    resize: PositiveInt | None = None
+    """In place of the inception crop: shorter side, in pixels, to which images are resized before
+    a random square of image_size is cut out, as big_vision fine-tunes."""
     flip: bool = True
     """Mirror every second image, at random."""
     randaugment: RandAugmentConfig | None = None

@@ -50,6 +50,8 @@ class RunConfig(Section):
     init_from: Url | None = None
     """Weights to begin with, not moments: a .npz or .safetensors file (names ours or timm's), a
     checkpoint, or another run_dir, whose newest is taken. Read at step 0 only."""
+    init_head: Literal["keep", "new"] = "keep"
+    """Whether the classifier is taken from init_from where it fits, or begins anew all the same."""
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig
@@ -73,6 +75,15 @@ class RunConfig(Section):
             raise ValueError(
                 f"optimizer.warmup_steps ({self.optimizer.warmup_steps}) "
                 f"must be below total_steps ({self.total_steps})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_has_the_optimizer(self) -> "RunConfig":
+        if self.optimizer.name == "sgd" and self.engine.name.startswith("zero"):
+            raise ValueError(
+                f"optimizer.name sgd does not go with engine.name {self.engine.name}: "
+                "take ddp, fsdp or hsdp"
             )
         return self
 
@@ -120,6 +131,15 @@ class RunConfig(Section):
             raise ValueError(
                 f"checkpoint.keep_best.task is {best.task!r}; tasks in evals: "
                 f"{', '.join(names) or 'none'}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _training_crops_fit(self) -> "RunConfig":
+        if self.augment.resize and self.augment.resize < self.model.image_size:
+            raise ValueError(
+                f"augment.resize ({self.augment.resize}) must be at least model.image_size "
+                f"({self.model.image_size}), which is cut out of it"
             )
         return self
 

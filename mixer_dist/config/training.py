@@ -17,20 +17,32 @@ EngineName = Literal["single", "ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"]
 
 
 class OptimizerConfig(Section):
-    """AdamW as the paper uses it, and its learning-rate schedule."""
+    """AdamW as the paper pretrains, or SGD as it fine-tunes, and the learning-rate schedule."""
 
+    name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: PositiveFloat
     """The peak, reached after warmup_steps."""
     warmup_steps: NonNegativeInt = 0
-    decay: Literal["linear", "cosine"] = "linear"
+    decay: Literal["linear", "cosine", "staircase"] = "linear"
+    """`staircase` divides by 10 after 30, 60 and 90% of the steps."""
     end_learning_rate: NonNegativeFloat = 0.0
     """The learning rate at total_steps."""
     weight_decay: NonNegativeFloat = 0.0
     """Decoupled, times the learning rate, on weight matrices only."""
     betas: tuple[DecayRate, DecayRate] = (0.9, 0.999)
     epsilon: PositiveFloat = 1e-8
+    momentum: DecayRate = 0.9
+    """Under sgd, in place of betas and epsilon."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this global norm."""
+
+    @model_validator(mode="after")
+    def _sgd_decays_nothing(self) -> "OptimizerConfig":
+        if self.name == "sgd" and self.weight_decay:
+            raise ValueError(
+                f"weight_decay ({self.weight_decay:g}) is decoupled, which sgd has not: set it to 0"
+            )
+        return self
 
 
 class EngineConfig(Section):

@@ -141,6 +141,14 @@ def training_crop(height: int, width: int, draws: Draws, min_area: float) -> Cro
     return inception_crop(height, width, draws, min_area)
 
 
+def random_square(height: int, width: int, draws: Draws, share: float) -> Crop:
+    """A square of a share of the shorter side, anywhere: a resize and a random crop in one."""
+    side = max(1, round(min(height, width) * share))
+    _, _, down, along = _attempt(draws, 0)
+    top, left = int(down * (height - side + 1)), int(along * (width - side + 1))
+    return Crop(top, left, side, side)
+
+
 def reduction_for(crop: Crop, size_px: int) -> int:
     """How many times smaller an image may be decoded for the sake of this crop.
 

@@ -26,6 +26,7 @@ from mixer_dist.data.augment import (
     depth_masks,
     draw,
     mixup_lambda,
+    random_square,
     reduction_for,
     training_crop,
     training_image,
@@ -216,9 +217,13 @@ class TrainStream:
             self._loader.prefetch(chunk * self._order.chunk_samples)
 
     def _decode(self, sample: Sample) -> Sample:
-        encoded = EncodedImage(sample["data"])
-        crop = training_crop(*encoded.size, sample["draws"], self._config.augment.min_crop_area)
-        reduction = reduction_for(crop, self._config.model.image_size)
+        encoded, augment = EncodedImage(sample["data"]), self._config.augment
+        size_px, draws = self._config.model.image_size, sample["draws"]
+        if augment.resize:
+            crop = random_square(*encoded.size, draws, size_px / augment.resize)
+        else:
+            crop = training_crop(*encoded.size, draws, augment.min_crop_area)
+        reduction = reduction_for(crop, size_px)
         return sample | {"image": encoded.decode_crop(crop, reduction)}
 
     def _augment(self, sample: Sample) -> Sample:

@@ -28,9 +28,13 @@ class Transfer:
 
 
 def transfer(
-    tensors: Mapping[str, Tensor], model: MlpMixer, key: Callable[[str], str] = str
+    tensors: Mapping[str, Tensor],
+    model: MlpMixer,
+    key: Callable[[str], str] = str,
+    *,
+    keep_head: bool = True,
 ) -> Transfer:
-    """Fit weights to a model that may be on the meta device.
+    """Fit weights to a model that may be on the meta device, the head where it fits and is wanted.
 
     Every tensor that does not match is named in one ValueError, by our name and by what `key`
     makes of it.
@@ -42,18 +46,15 @@ def transfer(
         raise ValueError("; ".join(problems))
     source.load_state_dict(tensors, assign=True)
     enlarged = change_resolution(source, model.image_size).state_dict()
-    taken = {name: enlarged[name] for name in enlarged if not _is_begun_anew(name, source, model)}
+    keep_head &= source.num_classes == model.num_classes
+    taken = {name: enlarged[name] for name in enlarged if keep_head or name not in HEAD}
     new = {
         name: initial_value(name, parameter.shape, seed=0, head_bias=model.head_bias)
         for name, parameter in model.named_parameters()
         if name not in taken  # the head, of which nothing is drawn
     }
     fitted = {name: value.contiguous() for name, value in (taken | new).items()}
-    return Transfer(fitted, tuple(_report(len(taken), source, model)))
-
-
-def _is_begun_anew(name: str, source: MlpMixer, model: MlpMixer) -> bool:
-    return name in HEAD and source.num_classes != model.num_classes
+    return Transfer(fitted, tuple(_report(len(taken), source, model, keep_head)))
 
 
 def _source_model(tensors: Mapping[str, Tensor], model: MlpMixer) -> MlpMixer:
@@ -104,15 +105,15 @@ def _enlargement(source: MlpMixer, model: MlpMixer) -> int:
     return model.image_size[0] // source.image_size[0]
 
 
-def _report(num_taken: int, source: MlpMixer, model: MlpMixer) -> Iterator[str]:
+def _report(num_taken: int, source: MlpMixer, model: MlpMixer, keep_head: bool) -> Iterator[str]:
     yield f"{num_taken} tensors are taken"
     if (factor := _enlargement(source, model)) > 1:
         yield (
             f"the token-mixing MLPs of all {source.num_blocks} blocks are repeated over "
             f"{factor} x {factor} parts, from {source.image_size[0]} to {model.image_size[0]} px"
         )
-    if source.num_classes != model.num_classes:
+    if not keep_head:
         yield (
-            f"the head begins anew, for {model.num_classes:,} classes instead of "
-            f"{source.num_classes or 'none'}: weights 0, biases {model.head_bias:g}"
+            f"the head begins anew, for {model.num_classes:,} classes (before: "
+            f"{source.num_classes or 'none'}): weights 0, biases {model.head_bias:g}"
         )

@@ -51,7 +51,10 @@ RULES: dict[str, Rule] = {
     **_each("model", "fixed", "the weights and moments were trained as those of the other model"),
     **_each("loss", "fixed", "the classifier was trained under the other one"),
     **_each("init_from", "fixed", "the run began with the weights that it named"),
-    **_each("optimizer.betas", "fixed", "the moments were averaged with the old ones"),
+    **_each("optimizer.name", "fixed", "the moments are those of the other optimizer"),
+    **_each("init_head", "fixed", "the run began with the classifier that it chose"),
+    **_each("optimizer.betas optimizer.momentum", "fixed",
+            "the moments were averaged with the old ones"),
 }  # fmt: skip
 """By key, or by section for all its keys; `dataset` is the fingerprint of the data."""
 

@@ -29,7 +29,8 @@ def first_model(config: RunConfig, storage: Storage) -> tuple[MlpMixer, str | No
         return build_model(config), None
     model = empty_model(config.model).to_empty(device="cpu")
     checkpoint = _find_checkpoint(storage, url)
-    sha256 = distributed.on_main(lambda: _load(model, url, storage, checkpoint))
+    keeps_head = config.init_head == "keep"
+    sha256 = distributed.on_main(lambda: _load(model, url, storage, checkpoint, keeps_head))
     distributed.broadcast(model.parameters())
     return model, sha256
 
@@ -56,12 +57,14 @@ def _kind(storage: Storage, url: str) -> str:
     )
 
 
-def _load(model: MlpMixer, url: str, storage: Storage, checkpoint: Checkpoint | None) -> str:
+def _load(
+    model: MlpMixer, url: str, storage: Storage, checkpoint: Checkpoint | None, keeps_head: bool
+) -> str:
     """Fill a model; the SHA-256 of what it was filled from."""
     weights = _weights(url, storage, checkpoint)
     source = checkpoint.url if checkpoint else url
     try:
-        transferred = transfer(weights.tensors, model, weights.key)
+        transferred = transfer(weights.tensors, model, weights.key, keep_head=keeps_head)
     except ValueError as error:
         raise ConfigError(f"init_from: {source} does not fit the model: {error}") from None
     model.load_state_dict(transferred.tensors)

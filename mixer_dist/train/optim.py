@@ -9,6 +9,8 @@ from torch import nn
 
 from mixer_dist.config import OptimizerConfig
 
+DROPS = (0.3, 0.6, 0.9)  # of a staircase, as shares of all steps
+
 
 def learning_rate(
     step: int,
@@ -16,17 +18,21 @@ def learning_rate(
     peak: float,
     warmup_steps: int,
     total_steps: int,
-    decay: Literal["linear", "cosine"],
+    decay: Literal["linear", "cosine", "staircase"],
     end: float = 0.0,
 ) -> float:
     """The rate of the update after `step` steps: linear warmup times a decay from peak to end.
 
     The first update of a run with warmup has rate 0, as in the official code (big_vision).
+    `staircase` divides by 10 after 30, 60 and 90% of all steps (Kolesnikov et al. 2020, 3.3).
     """
+    warmup = min(1.0, step / warmup_steps) if warmup_steps else 1.0
+    if decay == "staircase":
+        num_drops = sum(step >= share * total_steps for share in DROPS)
+        return max(end, peak * 0.1**num_drops) * warmup
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     progress = min(max(progress, 0.0), 1.0)
     remaining = 1 - progress if decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
-    warmup = min(1.0, step / warmup_steps) if warmup_steps else 1.0
     return (end + (peak - end) * remaining) * warmup
 
 
@@ -55,21 +61,24 @@ def parameter_groups(
     ]
 
 
-def build_adamw(
+def build_optimizer(
     parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig
-) -> torch.optim.AdamW:
-    """AdamW in one fused kernel, its state made now: lazy state is what DeepSpeed fails to link."""
-    groups = parameter_groups(parameters, config.weight_decay)
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, fused=True
-    )
+) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum, in one fused kernel that heeds `found_inf`."""
+    groups, rate = parameter_groups(parameters, config.weight_decay), config.learning_rate
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=rate, betas=config.betas, eps=config.epsilon, fused=True)
 
 
 def create_moments(optimizer: torch.optim.Optimizer, tensors: Iterable[torch.Tensor]) -> None:
-    """Give each optimized tensor its Adam state now, as its first step would."""
+    """Give each tensor its moments now: DeepSpeed fails to link those of a first step."""
     for tensor in tensors:
-        optimizer.state[tensor] = {
-            "step": torch.zeros((), device=tensor.device),
-            "exp_avg": torch.zeros_like(tensor, requires_grad=False),
-            "exp_avg_sq": torch.zeros_like(tensor, requires_grad=False),
-        }
+        if isinstance(optimizer, torch.optim.SGD):
+            # From zeros the first step gives what PyTorch gives without: the gradient.
+            names, optimizer.state[tensor] = ["momentum_buffer"], {}
+        else:
+            step = torch.zeros((), device=tensor.device)
+            names, optimizer.state[tensor] = ["exp_avg", "exp_avg_sq"], {"step": step}
+        for name in names:
+            optimizer.state[tensor][name] = torch.zeros_like(tensor, requires_grad=False)

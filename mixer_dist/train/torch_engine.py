@@ -10,14 +10,14 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from mixer_dist import distributed
-from mixer_dist.checkpoint.pieces import Piece, Range, owners, pieces_of
+from mixer_dist.checkpoint.pieces import Piece, Range, local, owners, pieces_of
 from mixer_dist.config import EngineConfig, RunConfig
 from mixer_dist.data.batch import Batch
 from mixer_dist.errors import ConfigError
 from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.train.engine import StepResult, do_nothing, not_finite
 from mixer_dist.train.objective import summed_loss
-from mixer_dist.train.optim import build_adamw, create_moments
+from mixer_dist.train.optim import build_optimizer, create_moments
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -38,7 +38,7 @@ def mesh_shape(engine: EngineConfig, world_size: int) -> tuple[int, int]:
 
 
 class TorchEngine:
-    """fully_shard on a 2-D mesh, with fused AdamW on the shards."""
+    """fully_shard on a 2-D mesh, with a fused optimizer on the shards."""
 
     def __init__(self, model: MlpMixer, config: RunConfig, micro_batch_size: int) -> None:
         self.before_update: Callable[[], None] = do_nothing
@@ -51,8 +51,11 @@ class TorchEngine:
         self._mesh = shard(self._model, config)
         # Names are taken now: after a forward the module may list gathered stand-ins.
         self._parameters = dict(model.named_parameters())
-        self._optimizer = build_adamw(self._parameters.items(), config.optimizer)
-        create_moments(self._optimizer, self._parameters.values())
+        # As plain tensors of the same memory: DTensor knows no fused SGD, and costs time in AdamW.
+        self._shards = {fqn: nn.Parameter(local(p)) for fqn, p in self._parameters.items()}
+        self._optimizer = build_optimizer(self._shards.items(), config.optimizer)
+        create_moments(self._optimizer, self._shards.values())
+        self._num_updates = torch.zeros((), device=distributed.device())
 
     def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
         """One update from the global batch, in micro-batches. All ranks must call this."""
@@ -64,8 +67,10 @@ class TorchEngine:
         self._optimizer.found_inf = update_skipped  # type: ignore[attr-defined]
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
+        self._hand_over_gradients()
         self._optimizer.step()
         self._optimizer.zero_grad()
+        self._num_updates += 1 - update_skipped
         return StepResult(loss, grad_norm, update_skipped)
 
     def _accumulate_gradients(self, batch: Batch) -> Tensor:
@@ -90,6 +95,12 @@ class TorchEngine:
         nn.utils.clip_grads_with_norm_(parameters, self._config.optimizer.max_grad_norm, norm)
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
+    def _hand_over_gradients(self) -> None:
+        """From the sharded parameters, where they are reduced, to what the optimizer knows."""
+        for fqn, parameter in self._parameters.items():
+            self._shards[fqn].grad = None if parameter.grad is None else local(parameter.grad)
+            parameter.grad = None
+
     def pieces(self) -> Iterator[Piece]:
         """The ranges of the training state that this rank saves and reads, no other rank's."""
         owner = owners(self.shapes, self._mesh.size(0))
@@ -113,8 +124,10 @@ class TorchEngine:
 
     def refresh(self, num_updates: int) -> None:
         """Bring all else up to the pieces, once they were read. All ranks must call this."""
-        for parameter in self._parameters.values():
-            self._optimizer.state[parameter]["step"].fill_(num_updates)
+        self._num_updates.fill_(num_updates)
+        for state in self._optimizer.state.values():
+            if "step" in state:
+                state["step"].fill_(num_updates)
         self._send_to_replicas()
         for module in self._model.modules():
             if isinstance(module, FSDPModule):
@@ -131,14 +144,14 @@ class TorchEngine:
     @property
     def num_updates(self) -> int:
         """Updates so far; waits for the device."""
-        first = next(iter(self._parameters.values()))
-        return int(self._optimizer.state[first]["step"].item())
+        return int(self._num_updates.item())
 
     def _held(self) -> Iterator[Piece]:
         for fqn, parameter in self._parameters.items():
             start, stop = shard_range(parameter)
             if start < stop:
-                yield from pieces_of(Range(fqn, start, stop, parameter, 0), self._optimizer)
+                held = Range(fqn, start, stop, self._shards[fqn], 0)
+                yield from pieces_of(held, self._optimizer, self._config.optimizer.name)
 
 
 def shard(model: MlpMixer, config: RunConfig) -> DeviceMesh:

@@ -13,7 +13,7 @@ from mixer_dist.data.batch import Batch
 from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.train.engine import StepResult, do_nothing, not_finite
 from mixer_dist.train.objective import summed_loss
-from mixer_dist.train.optim import build_adamw, create_moments
+from mixer_dist.train.optim import build_optimizer, create_moments
 from mixer_dist.train.zero_state import FragmentState, PartitionState, ZeroState
 
 NEVER = 2**31 - 1
@@ -65,7 +65,7 @@ class ZeroEngine:
         self._model = model = model.to(distributed.device())
         self._parameters = dict(model.named_parameters())
         initial = {fqn: p.detach().flatten().float() for fqn, p in self._parameters.items()}
-        optimizer = build_adamw(self._parameters.items(), config.optimizer)
+        optimizer = build_optimizer(self._parameters.items(), config.optimizer)
         self._engine, self._zero, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
@@ -124,7 +124,7 @@ class ZeroEngine:
     def pieces(self) -> Iterator[Piece]:
         """The ranges that this rank saves and reads: all it holds, as no other rank has them."""
         for held in self._state.ranges(self._parameters):
-            yield from pieces_of(held, self._optimizer)
+            yield from pieces_of(held, self._optimizer, "adamw")
 
     def replicas(self) -> Iterator[tuple[str, Tensor]]:
         """What other ranks hold too, bit by bit, by name; nothing where no rank does."""

@@ -18,7 +18,7 @@ from mixer_dist.errors import CheckpointError
 from mixer_dist.run_dir import Attempt, RunDir, write_attempt
 from mixer_dist.storage import Storage
 from mixer_dist.train.engine import Engine
-from tests.tiny import take_steps, tiny_config, tiny_engine
+from tests.tiny import NONE, Changes, take_steps, tiny_config, tiny_engine
 
 SAVED_AT = 6
 END = 16
@@ -31,11 +31,11 @@ def attempt_of(config: RunConfig, number: int) -> Attempt:
 
 
 def train_and_save(
-    run_dir: str, engine: str, precision: str, end: int = END, seed: int = 0
+    run_dir: str, engine: str, precision: str, end: int = END, changes: Changes = NONE
 ) -> list[float]:
     """Train, save on the way, go on to the end; the losses after the save."""
     with distributed.connected(60):
-        config = tiny_config(engine, precision, seed=seed)
+        config = tiny_config(engine, precision, **changes)
         trained, attempt, storage = tiny_engine(config), attempt_of(config, 1), Storage()
         take_steps(trained, config, 0, SAVED_AT)
         if distributed.is_main():
@@ -63,11 +63,11 @@ class Resumed(NamedTuple):
 
 
 def restore_and_train(
-    run_dirs: Sequence[str], engine: str, precision: str, end: int = END, seed: int = 0
+    run_dirs: Sequence[str], engine: str, precision: str, end: int = END, changes: Changes = NONE
 ) -> list[Resumed]:
     """Restore each run's checkpoint into one engine in turn, and go on from it."""
     with distributed.connected(60):
-        config = tiny_config(engine, precision, seed=seed)
+        config = tiny_config(engine, precision, **changes)
         trained = tiny_engine(config)
         return [_resumed(trained, config, run_dir, end) for run_dir in run_dirs]
 

@@ -58,7 +58,7 @@ def test_another_head_begins_anew_and_the_report_says_so(old, head_bias):
     assert torch.equal(found.tensors["head.bias"], torch.full((4,), head_bias))
     assert torch.equal(found.tensors["stem.weight"], weights["stem.weight"])
     assert found.report[0] == "28 tensors are taken"
-    assert f"4 classes instead of {old or 'none'}" in found.report[1]
+    assert f"4 classes (before: {old or 'none'})" in found.report[1]
 
 
 def test_every_tensor_that_does_not_match_is_named_at_once():

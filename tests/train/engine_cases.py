@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from mixer_dist import distributed
-from tests.tiny import take_steps, tiny_batch, tiny_config, tiny_engine
+from tests.tiny import NONE, Changes, take_steps, tiny_batch, tiny_config, tiny_engine
 
 NUM_STEPS = 30
 
@@ -22,12 +22,14 @@ class Skip(NamedTuple):
     num_updates: int
 
 
-def losses(engines: Sequence[str], precision: str) -> dict[str, list[float]]:
+def losses(
+    engines: Sequence[str], precision: str, changes: Changes = NONE
+) -> dict[str, list[float]]:
     """Losses of a short run with mixup and stochastic depth on, for each engine."""
     found = {}
     with distributed.connected(60):
         for engine in engines:
-            config = tiny_config(engine, precision)
+            config = tiny_config(engine, precision, **changes)
             found[engine] = take_steps(tiny_engine(config), config, 0, NUM_STEPS)
     return found
 
@@ -41,10 +43,10 @@ def grad_norms(engine: str) -> list[float]:
         return [float(result.grad_norm) for result in results]
 
 
-def skips(engines: Sequence[str], precision: str) -> dict[str, Skip]:
+def skips(engines: Sequence[str], precision: str, changes: Changes = NONE) -> dict[str, Skip]:
     """What a NaN on one rank does under each engine."""
     with distributed.connected(60):
-        return {engine: _skip(engine, precision) for engine in engines}
+        return {engine: _skip(engine, precision, changes) for engine in engines}
 
 
 def guarded(engines: Sequence[str], precision: str) -> dict[str, Skip]:
@@ -70,8 +72,8 @@ def _guarded(engine: str, precision: str) -> Skip:
     return Skip(same, finite, bool(skipped), bool(result.update_skipped), trained.num_updates)
 
 
-def _skip(engine: str, precision: str) -> Skip:
-    config = tiny_config(engine, precision)
+def _skip(engine: str, precision: str, changes: Changes = NONE) -> Skip:
+    config = tiny_config(engine, precision, **changes)
     trained = tiny_engine(config)
     take_steps(trained, config, 0, 3)
     before = [piece.tensor.clone() for piece in trained.pieces()]

@@ -12,7 +12,7 @@ from torch import nn
 from mixer_dist.config import OptimizerConfig
 from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.train.optim import (
-    build_adamw,
+    build_optimizer,
     create_moments,
     learning_rate,
     parameter_groups,
@@ -39,6 +39,11 @@ PAPER = {"peak": 1e-3, "warmup_steps": 10_000, "total_steps": 1_025_391}
         (10_000 + 1_015_391 / 2, "cosine", 0.0, 5e-4),
         (1_025_391, "cosine", 0.0, 0.0),
         (5_000, "linear", 1e-5, 5e-4),
+        (307_617, "staircase", 0.0, 1e-3),
+        (307_618, "staircase", 0.0, 1e-4),
+        (1_025_390, "staircase", 0.0, 1e-6),
+        (1_025_390, "staircase", 1e-5, 1e-5),
+        (5_000, "staircase", 0.0, 5e-4),
         (1_025_391, "linear", 1e-5, 1e-5),
         (1_025_391, "cosine", 1e-5, 1e-5),
         (10_000 + 1_015_391 / 2, "linear", 1e-5, 5.05e-4),
@@ -134,7 +139,7 @@ def test_updates_are_the_official_ones():
     model = tiny_mixer()
     for parameter in model.parameters():
         nn.init.normal_(parameter)
-    optimizer = build_adamw(model.named_parameters(), config)
+    optimizer = build_optimizer(model.named_parameters(), config)
     is_kernel = {name: p.ndim > 1 for name, p in model.named_parameters()}
     official = {
         name: OfficialAdam(p.detach().numpy(), 1e-3, 1e-4 if is_kernel[name] else 0.0)
@@ -164,7 +169,7 @@ def test_moments_made_beforehand_are_those_of_a_first_step():
     trained = []
     for is_made_beforehand in (False, True):
         model = tiny_mixer()
-        optimizer = build_adamw(model.named_parameters(), config)
+        optimizer = build_optimizer(model.named_parameters(), config)
         if is_made_beforehand:
             create_moments(optimizer, model.parameters())
         for _ in range(3):

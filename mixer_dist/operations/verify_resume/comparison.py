@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixer_dist.checkpoint.catalog import Checkpoint, read_checkpoint
 from mixer_dist.checkpoint.load import read_pieces
-from mixer_dist.checkpoint.pieces import KINDS, Piece
+from mixer_dist.checkpoint.pieces import Piece
 from mixer_dist.metrics import Line
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
@@ -63,14 +63,15 @@ def compare_values(storage: Storage, run_dir: RunDir, other: RunDir, step: int) 
     """The checkpoints of two runs at a step, one tensor after the other."""
     checkpoints = [read_checkpoint(storage, each.checkpoint(step)) for each in (run_dir, other)]
     num_values = num_same = 0
-    difference, size = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0.0)
+    kinds = checkpoints[0].manifest.kinds
+    difference, size = dict.fromkeys(kinds, 0.0), dict.fromkeys(kinds, 0.0)
     for kind, fqn, shape in _tensors(checkpoints[0]):
         a, b = (_values(storage, checkpoint, kind, fqn, shape) for checkpoint in checkpoints)
         num_values += a.numel()
         num_same += int((a.view(torch.int32) == b.view(torch.int32)).sum())
         difference[kind] += float((a - b).double().square().sum())
         size[kind] += float(b.double().square().sum())
-    distances = [math.sqrt(difference[kind] / max(size[kind], SMALLEST)) for kind in KINDS]
+    distances = [math.sqrt(difference[kind] / max(size[kind], SMALLEST)) for kind in kinds]
     return Values(num_values, num_same, max(d if math.isfinite(d) else math.inf for d in distances))
 
 
@@ -95,7 +96,7 @@ def _distance(loss: float | None, other: float | None) -> float:
 
 def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     for fqn, entry in checkpoint.manifest.parameters.items():
-        for kind in KINDS:
+        for kind in checkpoint.manifest.kinds:
             yield kind, fqn, tuple(entry.shape)
 
 
