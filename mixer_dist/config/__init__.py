@@ -14,6 +14,7 @@ from mixer_dist.config.data import (
 from mixer_dist.config.evaluation import (
     EvaluationConfig,
     FewshotConfig,
+    FinetuneConfig,
     KnnConfig,
     LinearConfig,
     Task,
@@ -41,6 +42,7 @@ __all__ = [
     "EngineConfig",
     "EvaluationConfig",
     "FewshotConfig",
+    "FinetuneConfig",
     "KeepBestConfig",
     "KnnConfig",
     "LinearConfig",

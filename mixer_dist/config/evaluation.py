@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mixer_dist.sections import (
     NonNegativeInt,
@@ -93,6 +93,47 @@ class LinearConfig(TrainedTask):
     """Draws the held-out images."""
 
 
+class FinetuneConfig(TrainedTask):
+    """Training the whole model on, by SGD with momentum and a new head (the paper's section 3)."""
+
+    kind: Literal["finetune"]
+    dev: Url | None = None
+    """Manifest whose images choose among several learning rates, and are then learned from too."""
+    learning_rates: Strengths = (0.003, 0.01, 0.03, 0.06)
+    seeds: Seeds = (0, 1, 2)
+    """One run each, with the learning rate that was best on dev; the first seed chooses it."""
+    total_steps: PositiveInt
+    warmup_steps: NonNegativeInt = 0
+    decay: Literal["cosine", "staircase"] = "cosine"
+    """`staircase`, in tenths after 30, 60 and 90% of the steps, is BiT-HyperRule's."""
+    global_batch_size: PositiveInt = 512
+    micro_batch_size: PositiveInt | None = None
+    """By default that of the run."""
+    image_size: PositiveInt | None = None
+    """Side of the images in pixels: the run's, or a multiple of it."""
+    train_resize: PositiveInt | None = None
+    """Shorter side from which training images are cut; by default 8/7 of image_size."""
+    crop: bool = True
+    """Cut a random square; else the whole image is squeezed into one."""
+    flip: bool = True
+    checkpoint_steps: PositiveInt = 500
+    """What is trained is saved every so many steps, to go on from there after an interruption."""
+
+    @property
+    def datasets(self) -> dict[str, str]:
+        """URLs of the manifests that it reads, by split."""
+        return super().datasets | ({"dev": self.dev} if self.dev else {})
+
+    @model_validator(mode="after")
+    def _several_rates_need_dev(self) -> "FinetuneConfig":
+        if len(self.learning_rates) > 1 and not self.dev:
+            raise ValueError(
+                f"{self.name}: {len(self.learning_rates)} learning_rates need `dev`, a manifest "
+                "on which the best is chosen: give one, or a single rate"
+            )
+        return self
+
+
 class UpstreamConfig(Task):
     """Loss and accuracy of the model's own head; an image with several labels has any of them."""
 
@@ -100,5 +141,6 @@ class UpstreamConfig(Task):
 
 
 EvaluationConfig = Annotated[
-    FewshotConfig | KnnConfig | LinearConfig | UpstreamConfig, Field(discriminator="kind")
+    FewshotConfig | KnnConfig | LinearConfig | FinetuneConfig | UpstreamConfig,
+    Field(discriminator="kind"),
 ]

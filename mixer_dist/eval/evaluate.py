@@ -10,6 +10,7 @@ from mixer_dist import distributed
 from mixer_dist.config import (
     EvaluationConfig,
     FewshotConfig,
+    FinetuneConfig,
     RunConfig,
     Suite,
     UpstreamConfig,
@@ -19,7 +20,7 @@ from mixer_dist.errors import ConfigError, MissingError
 from mixer_dist.eval.results import Result, checked_origin, whole_result, write_result
 from mixer_dist.eval.subject import Subject, judged
 from mixer_dist.eval.tasks import Setting, score
-from mixer_dist.liveness import peers_watched
+from mixer_dist.liveness import Peers, peers_watched
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
 
@@ -32,8 +33,8 @@ def evaluate(config: RunConfig, task_name: str, checkpoint: str | None = None) -
     All ranks must call this; each gets the result, which does not depend on how many they are.
     """
     task, storage = find_task(config, task_name), Storage(config.storage)
-    with _judged(config, storage, checkpoint) as subject:
-        return _evaluate(config, task, subject, storage)
+    with _judged(config, storage, checkpoint) as (subject, peers):
+        return _evaluate(config, task, subject, storage, peers)
 
 
 def evaluate_suite(
@@ -44,8 +45,8 @@ def evaluate_suite(
     All ranks must call this. MissingError where all are missing.
     """
     storage = Storage(config.storage)
-    with _judged(config, storage, checkpoint) as subject:
-        found = [_evaluate_if_there(config, task, subject, storage) for task in suite.evals]
+    with _judged(config, storage, checkpoint) as (subject, peers):
+        found = [_evaluate_if_there(config, t, subject, storage, peers) for t in suite.evals]
     results = [result for result in found if result]
     if not results:
         places = ", ".join(dict.fromkeys(task.test for task in suite.evals))
@@ -67,6 +68,8 @@ def _method(task: EvaluationConfig) -> str:
             return f"ridge regression on {shots} images a class of {task.train}"
         case UpstreamConfig():
             return "the model's own head"
+        case FinetuneConfig():
+            return f"the model, fine-tuned for {task.total_steps} steps on {task.train},"
         case _:
             return f"{task.kind} on the features of {task.train}"
 
@@ -81,34 +84,36 @@ def find_task(config: RunConfig, name: str) -> EvaluationConfig:
 
 
 @contextmanager
-def _judged(config: RunConfig, storage: Storage, checkpoint: str | None) -> Iterator[Subject]:
-    """What is evaluated, among connected ranks. All ranks must call this."""
+def _judged(
+    config: RunConfig, storage: Storage, checkpoint: str | None
+) -> Iterator[tuple[Subject, Peers]]:
+    """What is evaluated, among ranks that are connected now. All ranks must call this."""
     with (
         distributed.connected(config.collective_timeout_s),
-        peers_watched(),
+        peers_watched() as peers,
         judged(config, storage, RunDir(config.run_dir), checkpoint) as subject,
     ):
-        yield subject
+        yield subject, peers
 
 
 def _evaluate_if_there(
-    config: RunConfig, task: EvaluationConfig, subject: Subject, storage: Storage
+    config: RunConfig, task: EvaluationConfig, subject: Subject, storage: Storage, peers: Peers
 ) -> dict[str, Any] | None:
     urls = task.datasets.values()
     missing = distributed.on_main(lambda: [url for url in urls if not storage.exists(url)])
     if missing and distributed.is_main():
         logger.warning("%s is left out: no dataset at %s", task.name, " nor ".join(missing))
-    return None if missing else _evaluate(config, task, subject, storage)
+    return None if missing else _evaluate(config, task, subject, storage, peers)
 
 
 def _evaluate(
-    config: RunConfig, task: EvaluationConfig, subject: Subject, storage: Storage
+    config: RunConfig, task: EvaluationConfig, subject: Subject, storage: Storage, peers: Peers
 ) -> dict[str, Any]:
     """The result of a task, on every rank. All ranks must call this."""
     began, run_dir = time.monotonic(), RunDir(config.run_dir)
     logger.info("%s on %s (step %d)", task.name, subject.checkpoint, subject.step)
     datasets = {split: load_dataset(storage, [(url, 1)]) for split, url in task.datasets.items()}
-    setting = Setting(config, storage, subject, datasets)
+    setting = Setting(config, storage, subject, datasets, peers)
     origin = distributed.on_main(lambda: checked_origin(task, setting, run_dir))
     found = score(task, setting)
 

@@ -1,11 +1,14 @@
 """What an evaluation task finds about a model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import MeanMetric
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,14 @@ class Score:
     @property
     def standard_error(self) -> float:
         return standard_error(self.per_seed, self.num_judged)
+
+
+def mean_over_ranks(parts: Iterable[Tensor]) -> float:
+    """The mean of all values of all ranks. All ranks must call this."""
+    mean = MeanMetric().set_dtype(torch.float64)
+    for part in (torch.zeros(0), *parts):  # a rank may have no images
+        mean.update(part.to("cpu", torch.float64))
+    return float(mean.compute())
 
 
 def standard_error(per_seed: tuple[float, ...], num_judged: int) -> float:

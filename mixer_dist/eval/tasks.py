@@ -1,18 +1,17 @@
 """What each kind of task does: its datasets' features in, a score out."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torchmetrics import MeanMetric
 
 from mixer_dist import distributed
 from mixer_dist.config import (
     FewshotConfig,
+    FinetuneConfig,
     KnnConfig,
     LinearConfig,
     RunConfig,
@@ -25,11 +24,13 @@ from mixer_dist.errors import ConfigError, DataError
 from mixer_dist.eval.feature_set import FeatureSet, Labels
 from mixer_dist.eval.features import dataset_features
 from mixer_dist.eval.fewshot import fewshot_accuracies
+from mixer_dist.eval.finetune import Finetuning
 from mixer_dist.eval.knn import knn_is_correct
 from mixer_dist.eval.linear import linear_accuracy
-from mixer_dist.eval.score import Score, standard_error
+from mixer_dist.eval.score import Score, mean_over_ranks, standard_error
 from mixer_dist.eval.subject import Subject
 from mixer_dist.eval.upstream import check_labels, upstream_outcomes
+from mixer_dist.liveness import Peers
 from mixer_dist.storage import Storage
 
 MAX_NAMES = 5  # of classes in one message
@@ -46,6 +47,7 @@ class Setting:
     subject: Subject
     datasets: dict[str, Dataset]
     """By split."""
+    peers: Peers
 
     def features(self, task: Task, split: str) -> FeatureSet:
         """Of the split's images. All ranks must call this."""
@@ -83,7 +85,7 @@ def _knn(task: KnnConfig, setting: Setting) -> Score:
     train, test = _both(task, setting)
     place = distributed.rank(), distributed.world_size()
     right = knn_is_correct(train, test, task.k, task.temperature, *place)
-    accuracy = _mean_over_ranks([right])
+    accuracy = mean_over_ranks([right])
     return Score((accuracy,), len(test), _num_classes(test), details={"k": task.k})
 
 
@@ -94,6 +96,13 @@ def _linear(task: LinearConfig, setting: Setting) -> Score:
     )
     details = {"l2": l2, "held_out_accuracy": held_out}
     return Score((accuracy,), len(test), _num_classes(test), details=details)
+
+
+def _finetune(task: FinetuneConfig, setting: Setting) -> Score:
+    _check_same_classes(task, setting)
+    return Finetuning(
+        setting.config, task, setting.subject, setting.datasets, setting.storage, setting.peers
+    ).score()
 
 
 def _upstream(task: UpstreamConfig, setting: Setting) -> Score:
@@ -113,26 +122,22 @@ def _upstream(task: UpstreamConfig, setting: Setting) -> Score:
         found = list(upstream_outcomes(head, test, num_classes, setting.config.loss, *place))
     losses, right = ([part[index] for part in found] for index in (0, 1))
     num_judged = int((test.labels.counts > 0).sum())
-    details = {"loss": _mean_over_ranks(losses)}
-    return Score((_mean_over_ranks(right),), num_judged, num_classes, details=details)
+    details = {"loss": mean_over_ranks(losses)}
+    return Score((mean_over_ranks(right),), num_judged, num_classes, details=details)
 
 
 _KINDS: dict[type[Task], Callable[[Any, Setting], Score]] = {
     FewshotConfig: _fewshot,
     KnnConfig: _knn,
     LinearConfig: _linear,
+    FinetuneConfig: _finetune,
     UpstreamConfig: _upstream,
 }
 
 
 def _both(task: TrainedTask, setting: Setting) -> tuple[FeatureSet, FeatureSet]:
     """Features of both splits; ConfigError, DataError. All ranks must call this."""
-    train, test = setting.datasets["train"], setting.datasets["test"]
-    if train.classes != test.classes:
-        raise ConfigError(
-            f"{task.name}: train has {_classes(train)} and test {_classes(test)}: "
-            "shard both from folders with the same class names"
-        )
+    _check_same_classes(task, setting)
     found = setting.features(task, "train"), setting.features(task, "test")
     known, asked = (np.unique(each.labels.single()) for each in found)
     if len(missing := np.setdiff1d(asked, known)):
@@ -141,6 +146,16 @@ def _both(task: TrainedTask, setting: Setting) -> tuple[FeatureSet, FeatureSet]:
             f"{task.test} asks for: shard both from the same classes"
         )
     return found
+
+
+def _check_same_classes(task: TrainedTask, setting: Setting) -> None:
+    train = setting.datasets["train"]
+    for split, dataset in setting.datasets.items():
+        if train.classes != dataset.classes:
+            raise ConfigError(
+                f"{task.name}: train has {_classes(train)} and {split} {_classes(dataset)}: "
+                "shard both from folders with the same class names"
+            )
 
 
 def _num_classes(test: FeatureSet) -> int:
@@ -166,11 +181,3 @@ def _named(data: FeatureSet, labels: Labels) -> str:
 def _classes(dataset: Dataset) -> str:
     names = dataset.classes or ()
     return f"{len(names)} classes ({', '.join(names[:3])}…)"
-
-
-def _mean_over_ranks(parts: Sequence[Tensor]) -> float:
-    """The mean of all values of all ranks. All ranks must call this."""
-    mean = MeanMetric().set_dtype(torch.float64)
-    for part in (torch.zeros(0), *parts):  # a rank may have no images
-        mean.update(part.to("cpu", torch.float64))
-    return float(mean.compute())

@@ -12,7 +12,7 @@ from mixer_dist.config import RunConfig
 from mixer_dist.data.batch import Batch
 from mixer_dist.data.order import Window
 from mixer_dist.data.stream import Cursor, Share, TrainStream, micro_batch_shape
-from mixer_dist.liveness import peers_watched
+from mixer_dist.liveness import Peers, peers_watched
 from mixer_dist.metrics import Line
 from mixer_dist.models.mixer import depth_rates
 from mixer_dist.stop_requests import StopRequests
@@ -41,12 +41,15 @@ def pretrain(
     `may_change` names what may differ from the run as it was trained so far. PreemptedError once a
     rank was asked to stop, or after the step until which it was to train.
     """
-    stop_requests = stop_requests or StopRequests()
-    with (
-        distributed.connected(config.collective_timeout_s),
-        peers_watched() as peers,
-        Watchdog(peers, config) as watchdog,
-    ):
+    with distributed.connected(config.collective_timeout_s), peers_watched() as peers:
+        train_run(config, peers, may_change, stop_requests or StopRequests())
+
+
+def train_run(
+    config: RunConfig, peers: Peers, may_change: Sequence[str], stop_requests: StopRequests
+) -> None:
+    """`pretrain` among ranks that are connected already. All ranks must call this."""
+    with Watchdog(peers, config) as watchdog:
         run = start_run(config, may_change, peers.hosts)
         watchdog.keep_in(run.storage, run.run_dir, run.attempt.attempt)
         world_size = distributed.world_size()
