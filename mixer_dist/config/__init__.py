@@ -13,6 +13,7 @@ from mixer_dist.config.data import (
 )
 from mixer_dist.config.evaluation import EvaluationConfig
 from mixer_dist.config.model import ModelConfig
+from mixer_dist.config.pool import PoolConfig, SlurmConfig
 from mixer_dist.config.run import RunConfig, load_config
 from mixer_dist.config.storage import StorageConfig
 from mixer_dist.config.training import (
@@ -37,8 +38,10 @@ __all__ = [
     "NumericsConfig",
     "OptimizerConfig",
     "OrderConfig",
+    "PoolConfig",
     "RandAugmentConfig",
     "RunConfig",
+    "SlurmConfig",
     "StorageConfig",
     "load_config",
 ]
