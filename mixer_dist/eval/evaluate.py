@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,15 +51,26 @@ def evaluate(config: RunConfig, task_name: str, checkpoint: str | None = None) -
 
     All ranks must call this; each gets the result, which does not depend on how many they are.
     """
-    storage, run_dir = Storage(config.storage), RunDir(config.run_dir)
-    task = find_task(config, task_name)
+    storage = Storage(config.storage)
     with distributed.connected(config.collective_timeout_s), peers_watched():
-        subject = find_subject(config, storage, run_dir, checkpoint)
-        logger.info("%s on %s (step %d)", task.name, subject.checkpoint, subject.step)
-        result = fewshot_result(config, task, subject, storage)
-        if subject.is_of_run and distributed.is_main():
-            url = run_dir.evaluation(task.name, subject.step)
-            storage.write(url, (json.dumps(result, indent=1) + "\n").encode())
+        return judge(config, storage, task_name, checkpoint, storage.write)
+
+
+def judge(
+    config: RunConfig,
+    storage: Storage,
+    task_name: str,
+    checkpoint: str | None,
+    write: Callable[[str, bytes], None],
+) -> dict[str, Any]:
+    """The same among ranks that are connected; rank 0 writes. All ranks must call this."""
+    task, run_dir = find_task(config, task_name), RunDir(config.run_dir)
+    subject = find_subject(config, storage, run_dir, checkpoint)
+    logger.info("%s on %s (step %d)", task.name, subject.checkpoint, subject.step)
+    result = fewshot_result(config, task, subject, storage)
+    if subject.is_of_run and distributed.is_main():
+        url = run_dir.evaluation(task.name, subject.step)
+        write(url, (json.dumps(result, indent=1) + "\n").encode())
     return result
 
 
