@@ -3,7 +3,8 @@
 import json
 import logging
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from mixer_dist.checkpoint.catalog import known_steps
 from mixer_dist.checkpoint.holders import HolderWatch, lease_file
@@ -36,7 +37,8 @@ class RunWatch:
         run_dir: RunDir,
         tasks: Sequence[str],
         rules: PoolConfig,
-        arguments: Sequence[str],
+        arguments: Sequence[str] = (),
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`arguments` are CONFIG and its overrides, as `mixer-dist evaluate` takes them."""
         self.run_dir = run_dir
@@ -44,7 +46,7 @@ class RunWatch:
         self._storage = storage
         self._tasks = tasks
         self._rules = rules
-        self._holders = HolderWatch(storage)
+        self._holders = HolderWatch(storage, now)
         self._last_steps: dict[int, int] = {}
 
     def look(self) -> Backlog:
