@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mixer_dist.cli.arguments import add_config, add_verb, begin, config_of, is_printed
+from mixer_dist.cli.exit_file import exit_recorded
 from mixer_dist.errors import MissingError, RefusedError
 from mixer_dist.stop_requests import StopRequests
 
@@ -28,10 +29,11 @@ def add_pool(verbs: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--once", action="store_true", help="stop when nothing is left to do")
     parser.add_argument("--dry-run", action="store_true", help="print what is left to do and stop")
+    parser.add_argument("--exit-file", metavar="PATH", help=argparse.SUPPRESS)  # for launchers
 
 
 def _pool(arguments: argparse.Namespace) -> None:
-    with StopRequests() as stop_requests:
+    with StopRequests() as stop_requests, exit_recorded(arguments.exit_file):
         config = config_of(arguments)
         if not is_printed(arguments, config):
             _check_and_work(arguments, config, stop_requests)

@@ -16,7 +16,11 @@ from mixer_dist.errors import MixerError, RefusedError
 from mixer_dist.eval.pool.executors import Jobs
 
 ASK_S = 60.0  # that Slurm has for an answer
-SITE = {"SBATCH_ACCOUNT": "account", "SBATCH_PARTITION": "partition", "SBATCH_QOS": "qos"}
+SITE = {
+    "SLURM_CONF": "", "SBATCH_ACCOUNT": "account", "SBATCH_PARTITION": "partition",
+    "SBATCH_QOS": "qos",
+}  # fmt: skip
+"""Variables that submissions keep, and the options that they would win over."""
 
 
 class SlurmExecutor:
@@ -90,7 +94,7 @@ def _options(rules: PoolConfig) -> dict[str, Any]:
 
 
 def _site_variables(rules: PoolConfig) -> dict[str, str]:
-    """What the user's environment says to sbatch; it would win over the job's own options."""
+    """What the environment says of the site, as far as the configuration does not."""
     options = _options(rules)
     found = {name: distributed.variable(name) for name in SITE if SITE[name] not in options}
     return {name: value for name, value in found.items() if value is not None}
