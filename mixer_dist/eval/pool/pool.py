@@ -107,7 +107,8 @@ class Pool:
         news = done - (done if self._known is None else self._known)
         for assignment in sorted(news, key=str):
             result = self._runs[assignment.run_dir].result(assignment)
-            logger.info("%s", result_line(assignment, result, self._seconds_of(assignment)))
+            # As a message of its own: the log leaves none of them out.
+            logger.info(result_line(assignment, result, self._seconds_of(assignment)))
         self._known = done
 
     def _seconds_of(self, assignment: Assignment) -> float | None:
