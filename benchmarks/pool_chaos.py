@@ -195,7 +195,7 @@ class Chaos:
         self.counts["missing"] += len(self._expected.keys() - found.keys())
         self.counts["duplicated"] += sum(len(seen) - 1 for seen in versions)
         self.counts["different"] += sum(found[name] != self._expected[name] for name in found)
-        self.counts["taken over"] += len(list(run_dir.glob("evals/*/failures/*-lost-*")))
+        self.counts["lost and done again"] += len(list(run_dir.glob("evals/*/failures/*-lost-*")))
         self.counts["failed"] += len(list(run_dir.glob("evals/*/failures/*-failed-*")))
         self.counts["claims left"] += len(list(run_dir.glob("evals/*/claims/*/*.json")))
 
@@ -203,7 +203,7 @@ class Chaos:
         """Markdown: all counts."""
         names = [
             "runs", *TARGETS, "expected", "found", "missing", "duplicated", "different",
-            "taken over", "failed", "claims left",
+            "lost and done again", "failed", "claims left",
         ]  # fmt: skip
         cells = [str(self.counts[name]) for name in names]
         return "\n".join(f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), cells))

@@ -77,6 +77,8 @@ class RunWatch:
                 self.take_away(assignment, name, "it gave no sign of life any more")
             if holders:
                 found[assignment] = holders[0].name
+            elif self._storage.exists(assignment.result):
+                self._storage.delete_folder(assignment.claims)  # not to be looked at for ever
         return found
 
     def note_end(self, assignment: Assignment, holder: str, exit_code: int | None) -> None:
