@@ -84,7 +84,7 @@ def test_a_stopped_watcher_is_requeued_and_the_next_finds_its_workers(cluster, p
     [log] = project.glob(f"logs/*-{second}.out")
     assert state(cluster, second)["JobState"] == "COMPLETED", log.read_text()
     assert "nothing is left to do: 2 results" in log.read_text()
-    assert jobs(cluster) == []
+    wait_for(lambda: jobs(cluster) == [], PATIENCE_S)
     for task in ("one", "five"):
         result = json.loads((project / f"run/evals/{task}/step-00000002.json").read_text())
         assert 0 < result["accuracy"] < 1
