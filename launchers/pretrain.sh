@@ -47,7 +47,9 @@
 set -euo pipefail
 
 script=launchers/pretrain.sh
+verb=pretrain
 default_config=""
+default_overrides=()
 # Slurm runs a copy of this file in its spool directory, so that $0 does not lead to the project.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 # The job's own copy of the code, as the submission names it or an earlier start has made it.

@@ -53,6 +53,14 @@ def launch_variables(rank: int, world_size: int, port: int) -> dict[str, str]:
     return os.environ | {name: str(value) for name, value in place.items()}
 
 
+def free_port() -> int:
+    """One that nothing listens on, for ranks of this machine."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
 def device() -> torch.device:
     """The GPU of this rank, or the CPU where there is none."""
     if not torch.cuda.is_available():

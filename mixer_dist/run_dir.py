@@ -144,6 +144,15 @@ class RunDir:
     def evaluation(self, task: str, step: int) -> str:
         return join(self.evaluations(task), f"{step_name(step)}.json")
 
+    def claims(self, task: str) -> str:
+        return join(self.evaluations(task), "claims")
+
+    def claims_of(self, task: str, step: int) -> str:
+        return join(self.claims(task), step_name(step))
+
+    def failures(self, task: str) -> str:
+        return join(self.evaluations(task), "failures")
+
 
 def step_name(step: int) -> str:
     """What belongs to a step is called so; text order is numeric order."""

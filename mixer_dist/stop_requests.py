@@ -4,8 +4,12 @@ Python's own reaction would end the process between two arbitrary instructions.
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from mixer_dist.errors import PreemptedError
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
@@ -47,3 +51,23 @@ class StopRequests:
         self._has_usr2 |= number == signal.SIGUSR2
         self.count += 1
         self.last = signal.Signals(number).name
+
+
+@contextmanager
+def ended_on_request() -> Iterator[None]:
+    """Have the first SIGUSR2 or SIGTERM raise PreemptedError, for work that may end anywhere.
+
+    Further ones do not disturb what is cleaned up.
+    """
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise PreemptedError(f"stopped by {signal.Signals(number).name}: the same command goes on")
+
+    before = {number: signal.signal(number, end) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,6 +1,6 @@
-# What pretrain.sh and pretrain_h14.sh share: they stand in the project's root, and set $script,
-# $default_config and $code, where this file lies. On the login node a job is submitted, in the job
-# the run is trained.
+# What pretrain.sh, pretrain_h14.sh and eval_pool.sh share: they stand in the project's root, and set
+# $script, $verb, $default_config and $code, where this file lies. On the login node a job is
+# submitted; what happens in it lies in the file that is called like the verb.
 
 fail() {
   echo "$script: $1" >&2
@@ -19,6 +19,6 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
   # shellcheck source=launchers/job/submission.sh
   source "$code/launchers/job/submission.sh"
 else
-  # shellcheck source=launchers/job/training.sh
-  source "$code/launchers/job/training.sh"
+  # shellcheck source=launchers/job/pretrain.sh
+  source "$code/launchers/job/$verb.sh"
 fi

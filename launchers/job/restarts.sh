@@ -48,12 +48,6 @@ count_start() {
   echo "$step" >>"$starts"
 }
 
-# Sleeps, or until a signal comes.
-pause() {
-  sleep "$1" &
-  wait "$!" || kill "$!" 2>/dev/null || true
-}
-
 start_ranks() {
   local prefix srun_options binding changes where=()
   read -r -a prefix <<<"${PREFIX:-}"
@@ -91,15 +85,6 @@ note_the_end() {
   rm -f "$running-$incarnation" # this node is alive
 }
 
-# Whether Slurm leaves the job the nodes of this incarnation.
-is_running() {
-  local state
-  until state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --Format=State:20,RestartCnt:10); do
-    pause 10 # Slurm's controller is away for a while
-  done
-  [[ $(xargs <<<"$state") == "RUNNING $incarnation" ]]
-}
-
 # Ends this allocation, unless Slurm has done so; the job waits for another. Does not return.
 #
 # It waits two minutes at least: Slurm repeats messages to nodes that were slow to answer, and what
@@ -116,8 +101,4 @@ requeue() {
   fi
   exclude_unreliable_nodes
   exit 75
-}
-
-say() {
-  echo "job $SLURM_JOB_ID: $1"
 }

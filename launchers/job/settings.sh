@@ -26,7 +26,8 @@ choose_config() {
     fail "set DATA to the URL of the training data's manifest.json"
 }
 
-# The settings as overrides of the config, before those that were typed: the last one wins.
+# The settings as overrides of the config, after the script's own and before those that were typed:
+# the last one wins.
 add_settings_to_overrides() {
   local url entries manifests settings=()
   if [[ -n ${DATA:-} ]]; then
@@ -36,7 +37,7 @@ add_settings_to_overrides() {
   fi
   [[ -z ${NUM_CLASSES:-} ]] || settings+=("model.num_classes=$NUM_CLASSES")
   [[ -z ${RUN_DIR:-} ]] || settings+=("run_dir=$(quoted "$RUN_DIR")")
-  overrides=("${settings[@]}" "${overrides[@]}")
+  overrides=("${default_overrides[@]}" "${settings[@]}" "${overrides[@]}")
 }
 
 # A YAML string: overrides are read as YAML, where an unquoted URL or path may mean something else.

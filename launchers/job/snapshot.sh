@@ -31,11 +31,12 @@ use_snapshot() {
 # Writes the whole config, which has been checked for so many ranks, and keeps the copy in run_dir.
 resolve_config() {
   [[ ! -f $job_folder/resolved.yaml ]] || return 0
-  local new=$job_folder/resolved.yaml.new words
+  local new=$job_folder/resolved.yaml.new words ranks=()
+  [[ $verb != pretrain ]] || ranks=(--world-size "$1")
   eval "words=($(<"$job_folder/overrides"))"
-  run_python -m mixer_dist pretrain "${config:-$job_folder/given.yaml}" "${words[@]}" \
+  run_python -m mixer_dist "$verb" "${config:-$job_folder/given.yaml}" "${words[@]}" \
     --print-config >"$new"
-  run_python -m mixer_dist pretrain "$new" --dry-run --world-size "$1"
+  run_python -m mixer_dist "$verb" "$new" --dry-run "${ranks[@]}"
   run_python "$job_folder/launchers/job/archive.py" "$job_folder" "$new"
   mv "$new" "$job_folder/resolved.yaml"
 }

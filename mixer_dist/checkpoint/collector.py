@@ -20,13 +20,14 @@ from mixer_dist.checkpoint.catalog import (
 )
 from mixer_dist.checkpoint.evaluations import best_by_evaluation
 from mixer_dist.checkpoint.gc_plan import Folder, Outcome, Plan
+from mixer_dist.checkpoint.holders import Stillness
 from mixer_dist.checkpoint.layout import (
     MANIFEST_NAME,
     TOMBSTONE_NAME,
     Tombstone,
     pieces_attempt,
 )
-from mixer_dist.checkpoint.leases import LeaseWatch, Stillness
+from mixer_dist.checkpoint.leases import LeaseWatch
 from mixer_dist.checkpoint.pins import is_pinned, pinned_steps
 from mixer_dist.checkpoint.retention import (
     UNPROVEN,

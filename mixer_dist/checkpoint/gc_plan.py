@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from mixer_dist.checkpoint.holders import Holder
 from mixer_dist.checkpoint.layout import Tombstone
-from mixer_dist.checkpoint.leases import Holder
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from mixer_dist.checkpoint.catalog import Checkpoint, list_checkpoints
+from mixer_dist.checkpoint.holders import Holder
 from mixer_dist.checkpoint.layout import MANIFEST_NAME
-from mixer_dist.checkpoint.leases import Holder, LeaseWatch
+from mixer_dist.checkpoint.leases import LeaseWatch
 from mixer_dist.checkpoint.pins import pinned_steps
 from mixer_dist.checkpoint.verification import Verify
 from mixer_dist.errors import MissingError

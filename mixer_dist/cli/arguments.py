@@ -1,6 +1,7 @@
-"""What all verbs share: how they are declared, and the configuration they are given."""
+"""What all verbs share: how they are declared, their configuration, how they begin."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -93,3 +94,12 @@ def is_printed(arguments: argparse.Namespace, config: "RunConfig") -> bool:
 
         print(dump_config(config), end="")
     return bool(arguments.print_config)
+
+
+def begin(config: "RunConfig", *, output_is_data: bool = False) -> None:
+    """What a process sets up for itself before its work."""
+    from mixer_dist.logs import start_logging
+
+    start_logging(output_is_data=output_is_data)
+    if config.umask is not None:
+        os.umask(int(config.umask, 8))

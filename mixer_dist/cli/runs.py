@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from mixer_dist.cli.arguments import (
     add_config,
     add_suite,
     add_verb,
+    begin,
     config_of,
     is_printed,
     suite_of,
@@ -17,7 +17,7 @@ from mixer_dist.cli.arguments import (
 from mixer_dist.cli.exit_file import exit_recorded
 from mixer_dist.cli.storage_options import add_storage_arguments, storage_of
 from mixer_dist.errors import RefusedError
-from mixer_dist.stop_requests import StopRequests
+from mixer_dist.stop_requests import StopRequests, ended_on_request
 
 if TYPE_CHECKING:
     from mixer_dist.config import RunConfig
@@ -61,6 +61,7 @@ def _add_evaluate(verbs: Any) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
+    parser.add_argument("--claim", metavar="HOLDER", help=argparse.SUPPRESS)  # for pools
 
 
 def _add_report(verbs: Any) -> None:
@@ -93,7 +94,7 @@ def _check_and_pretrain(arguments: argparse.Namespace, stop_requests: StopReques
         return
     from mixer_dist.train.pretrain import pretrain
 
-    _begin(config)
+    begin(config)
     pretrain(config, arguments.change, stop_requests)
 
 
@@ -123,7 +124,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         print("\n".join(describe_task(config, task, arguments.checkpoint) for task in tasks))
         return
-    _begin(config, output_is_data=arguments.json)
+    begin(config, output_is_data=arguments.json)
+    if arguments.claim:
+        _work(config, arguments)
+        return
     if arguments.task or not suite:
         results = [evaluate(config, arguments.task, arguments.checkpoint)]
     else:
@@ -132,13 +136,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print(json.dumps(result) if arguments.json else _accuracy_line(result))
 
 
-def _begin(config: "RunConfig", *, output_is_data: bool = False) -> None:
-    """What a process sets up for itself before its work."""
-    from mixer_dist.logs import start_logging
+def _work(config: "RunConfig", arguments: argparse.Namespace) -> None:
+    from mixer_dist.eval.pool.worker import work
 
-    start_logging(output_is_data=output_is_data)
-    if config.umask is not None:
-        os.umask(int(config.umask, 8))
+    with ended_on_request():
+        work(config, arguments.task, arguments.checkpoint, arguments.claim)
 
 
 def _accuracy_line(result: dict[str, Any]) -> str:

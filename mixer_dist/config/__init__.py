@@ -22,6 +22,7 @@ from mixer_dist.config.evaluation import (
     UpstreamConfig,
 )
 from mixer_dist.config.model import ModelConfig
+from mixer_dist.config.pool import PoolConfig, SlurmConfig
 from mixer_dist.config.run import RunConfig, load_config
 from mixer_dist.config.storage import StorageConfig
 from mixer_dist.config.suite import Suite, load_suite, with_suite
@@ -51,8 +52,10 @@ __all__ = [
     "NumericsConfig",
     "OptimizerConfig",
     "OrderConfig",
+    "PoolConfig",
     "RandAugmentConfig",
     "RunConfig",
+    "SlurmConfig",
     "StorageConfig",
     "Suite",
     "Task",

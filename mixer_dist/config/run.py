@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from mixer_dist.config.data import AugmentConfig, DataConfig
 from mixer_dist.config.evaluation import EvaluationConfig
 from mixer_dist.config.model import ModelConfig
+from mixer_dist.config.pool import PoolConfig
 from mixer_dist.config.storage import StorageConfig
 from mixer_dist.config.training import (
     CheckpointConfig,
@@ -62,6 +63,7 @@ class RunConfig(Section):
     storage: dict[Url, StorageConfig] = Field(default_factory=dict)
     """Options by URL prefix, such as "s3://bucket"; the longest prefix that fits holds."""
     evals: tuple[EvaluationConfig, ...] = ()
+    pool: PoolConfig = PoolConfig()
 
     @property
     def collective_timeout_s(self) -> float:

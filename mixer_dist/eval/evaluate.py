@@ -1,9 +1,11 @@
 """Evaluation tasks on one checkpoint, their results written into the run directory."""
 
+import json
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from mixer_dist import distributed
@@ -17,7 +19,7 @@ from mixer_dist.config import (
 )
 from mixer_dist.data.manifest import load_dataset
 from mixer_dist.errors import ConfigError, MissingError
-from mixer_dist.eval.results import Result, checked_origin, whole_result, write_result
+from mixer_dist.eval.results import Result, checked_origin, whole_result
 from mixer_dist.eval.subject import Subject, judged
 from mixer_dist.eval.tasks import Setting, score
 from mixer_dist.liveness import Peers, peers_watched
@@ -32,9 +34,9 @@ def evaluate(config: RunConfig, task_name: str, checkpoint: str | None = None) -
 
     All ranks must call this; each gets the result, which does not depend on how many they are.
     """
-    task, storage = find_task(config, task_name), Storage(config.storage)
-    with _judged(config, storage, checkpoint) as (subject, peers):
-        return _evaluate(config, task, subject, storage, peers)
+    task = find_task(config, task_name)
+    with _connected(config) as judge:
+        return judge.one(task, checkpoint)
 
 
 def evaluate_suite(
@@ -44,14 +46,70 @@ def evaluate_suite(
 
     All ranks must call this. MissingError where all are missing.
     """
+    with _connected(config) as judge:
+        return judge.all_there(suite, checkpoint)
+
+
+@contextmanager
+def _connected(config: RunConfig) -> Iterator["Judge"]:
     storage = Storage(config.storage)
-    with _judged(config, storage, checkpoint) as (subject, peers):
-        found = [_evaluate_if_there(config, t, subject, storage, peers) for t in suite.evals]
-    results = [result for result in found if result]
-    if not results:
-        places = ", ".join(dict.fromkeys(task.test for task in suite.evals))
-        raise MissingError(f"none of the suite's datasets is there: {places}; see --datasets")
-    return results
+    with distributed.connected(config.collective_timeout_s), peers_watched() as peers:
+        yield Judge(config, storage, peers, storage.write)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Carries out tasks among ranks that are connected."""
+
+    config: RunConfig
+    storage: Storage
+    peers: Peers
+    write: Callable[[str, bytes], None]
+    """Puts a result at its URL, on rank 0."""
+
+    def one(self, task: EvaluationConfig, checkpoint: str | None) -> Result:
+        """The result of a task, on every rank. All ranks must call this."""
+        with self._subject(checkpoint) as subject:
+            return self._result(task, subject)
+
+    def all_there(self, suite: Suite, checkpoint: str | None) -> list[Result]:
+        """The results of tasks whose datasets are there; MissingError. All ranks must call this."""
+        with self._subject(checkpoint) as subject:
+            found = [self._result(task, subject) for task in suite.evals if self._is_there(task)]
+        if not found:
+            places = ", ".join(dict.fromkeys(task.test for task in suite.evals))
+            raise MissingError(f"none of the suite's datasets is there: {places}; see --datasets")
+        return found
+
+    def _subject(self, checkpoint: str | None) -> AbstractContextManager[Subject]:
+        return judged(self.config, self.storage, RunDir(self.config.run_dir), checkpoint)
+
+    def _is_there(self, task: EvaluationConfig) -> bool:
+        """Whether no dataset is missing; one that is, is named."""
+        urls = task.datasets.values()
+        missing = distributed.on_main(lambda: [url for url in urls if not self.storage.exists(url)])
+        if missing and distributed.is_main():
+            logger.warning("%s is left out: no dataset at %s", task.name, " nor ".join(missing))
+        return not missing
+
+    def _result(self, task: EvaluationConfig, subject: Subject) -> Result:
+        began, run_dir = time.monotonic(), RunDir(self.config.run_dir)
+        logger.info("%s on %s (step %d)", task.name, subject.checkpoint, subject.step)
+        datasets = {
+            split: load_dataset(self.storage, [(url, 1)]) for split, url in task.datasets.items()
+        }
+        setting = Setting(self.config, self.storage, subject, datasets, self.peers)
+        origin = distributed.on_main(lambda: checked_origin(task, setting, run_dir))
+        found = score(task, setting)
+
+        def finish() -> Result:
+            result = whole_result(origin, found, setting, time.monotonic() - began)
+            if subject.is_of_run:
+                url = run_dir.evaluation(task.name, subject.step)
+                self.write(url, (json.dumps(result, indent=1) + "\n").encode())
+            return result
+
+        return dict(distributed.on_main(finish))
 
 
 def describe_task(config: RunConfig, task_name: str, checkpoint: str | None) -> str:
@@ -81,46 +139,3 @@ def find_task(config: RunConfig, name: str) -> EvaluationConfig:
             return task
     known = ", ".join(task.name for task in config.evals) or "none; add evals: to the config"
     raise ConfigError(f"no evaluation task {name!r}; tasks of this config: {known}")
-
-
-@contextmanager
-def _judged(
-    config: RunConfig, storage: Storage, checkpoint: str | None
-) -> Iterator[tuple[Subject, Peers]]:
-    """What is evaluated, among ranks that are connected now. All ranks must call this."""
-    with (
-        distributed.connected(config.collective_timeout_s),
-        peers_watched() as peers,
-        judged(config, storage, RunDir(config.run_dir), checkpoint) as subject,
-    ):
-        yield subject, peers
-
-
-def _evaluate_if_there(
-    config: RunConfig, task: EvaluationConfig, subject: Subject, storage: Storage, peers: Peers
-) -> dict[str, Any] | None:
-    urls = task.datasets.values()
-    missing = distributed.on_main(lambda: [url for url in urls if not storage.exists(url)])
-    if missing and distributed.is_main():
-        logger.warning("%s is left out: no dataset at %s", task.name, " nor ".join(missing))
-    return None if missing else _evaluate(config, task, subject, storage, peers)
-
-
-def _evaluate(
-    config: RunConfig, task: EvaluationConfig, subject: Subject, storage: Storage, peers: Peers
-) -> dict[str, Any]:
-    """The result of a task, on every rank. All ranks must call this."""
-    began, run_dir = time.monotonic(), RunDir(config.run_dir)
-    logger.info("%s on %s (step %d)", task.name, subject.checkpoint, subject.step)
-    datasets = {split: load_dataset(storage, [(url, 1)]) for split, url in task.datasets.items()}
-    setting = Setting(config, storage, subject, datasets, peers)
-    origin = distributed.on_main(lambda: checked_origin(task, setting, run_dir))
-    found = score(task, setting)
-
-    def finish() -> Result:
-        result = whole_result(origin, found, setting, time.monotonic() - began)
-        if subject.is_of_run:
-            write_result(storage, run_dir, result)
-        return result
-
-    return dict(distributed.on_main(finish))

@@ -60,12 +60,6 @@ def whole_result(origin: Result, score: Score, setting: Setting, duration_s: flo
     }
 
 
-def write_result(storage: Storage, run_dir: RunDir, result: Result) -> None:
-    """The result's file, whole or not at all."""
-    url = run_dir.evaluation(result["task"], result["step"])
-    storage.write(url, (json.dumps(result, indent=1) + "\n").encode())
-
-
 def _origin(task: Task, setting: Setting, run_dir: RunDir) -> Result:
     subject, datasets = setting.subject, setting.datasets
     tree = task.model_dump(mode="json")

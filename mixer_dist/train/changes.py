@@ -31,7 +31,7 @@ RULES: dict[str, Rule] = {
             "where files lie is no part of a run; data are compared by content"),
     **_each("engine micro_batch_size data.num_threads data.prefetch_batches", "free",
             "it says how steps are computed, not what they give"),
-    **_each("checkpoint logging evals", "free", "it says what is written down on the way"),
+    **_each("checkpoint logging evals pool", "free", "it says what is written down on the way"),
     **_each("max_consecutive_skips data.max_bad_fraction", "free", "it says when to give up"),
     **_each("data.skip_steps", "free", "what it leaves out is recorded by itself"),
     **_each("numerics.replica_check", "free", "it looks and changes nothing"),

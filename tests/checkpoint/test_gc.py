@@ -11,8 +11,9 @@ import pytest
 
 from mixer_dist.checkpoint.collector import Collector
 from mixer_dist.checkpoint.gc import Retention, collect
+from mixer_dist.checkpoint.holders import LeaseRecord
 from mixer_dist.checkpoint.layout import MANIFEST_NAME
-from mixer_dist.checkpoint.leases import LeaseRecord, acquire
+from mixer_dist.checkpoint.leases import acquire
 from mixer_dist.checkpoint.pins import pin, unpin
 from mixer_dist.config import CheckpointConfig
 from mixer_dist.errors import DataError, MissingError

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections import deque
@@ -27,7 +26,7 @@ class Trainer:
         self.last_step = 0
         """Of those that rank 0 says are done; 0 before it says anything."""
         command = [sys.executable, "-u", "-m", "mixer_dist", "pretrain", *arguments]
-        port = _free_port()
+        port = distributed.free_port()
         self._ranks = [
             subprocess.Popen(
                 command,
@@ -86,10 +85,3 @@ class Trainer:
         """SIGUSR2 to all ranks, as launchers pass it on when a job has to make way."""
         for process in self._ranks:
             process.send_signal(signal.SIGUSR2)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port

@@ -1,4 +1,4 @@
-# What happens in the job, on its first node.
+# What happens in a job that trains, on its first node.
 
 # shellcheck source=launchers/job/ranks.sh
 source "$code/launchers/job/ranks.sh"
@@ -6,6 +6,8 @@ source "$code/launchers/job/ranks.sh"
 source "$code/launchers/job/environment.sh"
 # shellcheck source=launchers/job/nodes.sh
 source "$code/launchers/job/nodes.sh"
+# shellcheck source=launchers/job/allocation.sh
+source "$code/launchers/job/allocation.sh"
 # shellcheck source=launchers/job/restarts.sh
 source "$code/launchers/job/restarts.sh"
 
