@@ -75,8 +75,7 @@ def _check_finite(num_bad: int, dataset: Dataset, subject: Subject, writer: Part
         distributed.fail_together(
             NumericsError(
                 f"the features of {num_bad} of {dataset.num_samples} images are not finite: "
-                f"{subject.checkpoint} cannot be judged; the run went wrong before its step "
-                f"{subject.step}"
+                f"{subject.checkpoint} cannot be judged; evaluate an earlier one"
             )
         )
 
