@@ -5,7 +5,14 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mixer_dist.cli.arguments import add_config, add_verb, begin, config_of, is_printed
+from mixer_dist.cli.arguments import (
+    add_config,
+    add_suite,
+    add_verb,
+    begin,
+    config_of,
+    is_printed,
+)
 from mixer_dist.cli.exit_file import exit_recorded
 from mixer_dist.errors import MissingError, RefusedError
 from mixer_dist.stop_requests import StopRequests
@@ -23,6 +30,7 @@ def add_pool(verbs: Any) -> None:
         "mixer-dist pool configs/quickstart.yaml pool.max_workers=2",
     )  # fmt: skip
     add_config(parser)
+    add_suite(parser)
     parser.add_argument(
         "--run", metavar="RUN_DIR", action="append", default=[],
         help="look after this run instead of the config's, with its own model; may be repeated",
@@ -43,7 +51,7 @@ def _check_and_work(
     arguments: argparse.Namespace, config: "RunConfig", stop_requests: StopRequests
 ) -> None:
     if not config.evals:
-        raise RefusedError("pool needs tasks: add evals: to the config, as configs/ do")
+        raise RefusedError("pool needs tasks: add evals: to the config, or give --suite")
     from mixer_dist.eval.pool.pool import Pool, executor_for
     from mixer_dist.storage import Storage
 
@@ -64,6 +72,8 @@ def _runs(
     from mixer_dist.run_dir import RunDir
 
     tasks, given = [task.name for task in config.evals], [arguments.config, *arguments.overrides]
+    if arguments.suite:
+        given += [f"--suite={arguments.suite}", f"--datasets={arguments.datasets}"]
     for url in arguments.run or [None]:
         run_dir = RunDir(url or config.run_dir)
         own = _overrides_of(arguments, storage, run_dir) if url else []
