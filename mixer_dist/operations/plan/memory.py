@@ -93,10 +93,10 @@ def _torch_copies(setup: Setup, kept: int) -> tuple[int, int, int]:
     is_freed = setup.config.engine.reshard_after_forward
     gathered = width * (min(2 * sizes.block + sizes.rest, sizes.whole) if is_freed else sizes.whole)
     # Micro-batches before the last leave whole gradients, which only the last one reduces.
-    whole_gradients = FP32_BYTES * sizes.whole if setup.grad_accum_steps > 1 else 0
+    gradients = FP32_BYTES * (sizes.whole if setup.grad_accum_steps > 1 else kept)
     # One unit on its way in while another is used; one reduced while the next one's are made.
     buffers = (2 * width + FP32_BYTES) * max(sizes.units)
-    return gathered, FP32_BYTES * kept + whole_gradients, buffers
+    return gathered, gradients, buffers
 
 
 def _zero_copies(setup: Setup, kept: int) -> tuple[int, int, int]:
