@@ -157,9 +157,7 @@ class Census:
         return Held(
             weights=sum(self._masters.values()),
             moments=sum(self._moments.values()),
-            compute_weights=sum(
-                size for key, size in weights.items() if key not in self._masters
-            ),
+            compute_weights=sum(size for key, size in weights.items() if key not in self._masters),
             gradients=sum(gradients.values()) + max(self._extra),
             saved=sum(size for key, size in self._saved.items() if key not in weights),
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil, log2
 
 from mixer_dist.operations.plan.cards import Card
-from mixer_dist.operations.plan.rates import Rates
+from mixer_dist.operations.plan.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -40,37 +40,37 @@ def _neighbours(num_ranks: int, per_node: int) -> Group:
     return Group(ceil(num_ranks / within), within)
 
 
-def gather_s(num_bytes: float, group: Group, rates: Rates) -> float:
+def gather_s(num_bytes: float, group: Group, setup: Setup) -> float:
     """Seconds of an all-gather, or of a reduce-scatter."""
     if group.num_ranks == 1:
         return 0.0
-    return rates.collective_s + _ring_s(group, rates) + _transfer_s(num_bytes, group, rates)
+    return setup.rates.collective_s + _ring_s(group, setup) + _transfer_s(num_bytes, group, setup)
 
 
-def all_reduce_s(num_bytes: float, group: Group, rates: Rates) -> float:
+def all_reduce_s(num_bytes: float, group: Group, setup: Setup) -> float:
     """Seconds of an all-reduce."""
     if group.num_ranks == 1:
         return 0.0
-    latency = min(2 * _ring_s(group, rates), _tree_s(group, rates))
-    return rates.collective_s + latency + 2 * _transfer_s(num_bytes, group, rates)
+    latency = min(2 * _ring_s(group, setup), _tree_s(group, setup))
+    return setup.rates.collective_s + latency + 2 * _transfer_s(num_bytes, group, setup)
 
 
-def _transfer_s(num_bytes: float, group: Group, rates: Rates) -> float:
+def _transfer_s(num_bytes: float, group: Group, setup: Setup) -> float:
     """Each rank takes in what it lacks; so does each node, through all its network cards."""
-    assert rates.node_bytes_per_s
-    assert rates.network_bytes_per_s
     ranks, nodes = group.num_ranks, group.num_nodes
-    within = num_bytes * (ranks - 1) / ranks / rates.node_bytes_per_s if nodes < ranks else 0.0
-    to_node = rates.network_bytes_per_s * group.ranks_per_node
+    to_rank = setup.rates.node_link(setup.card)
+    to_node = setup.rates.network_link(setup.card) * group.ranks_per_node
+    within = num_bytes * (ranks - 1) / ranks / to_rank if nodes < ranks else 0.0
     return max(within, num_bytes * (nodes - 1) / nodes / to_node)
 
 
-def _ring_s(group: Group, rates: Rates) -> float:
-    between = group.num_nodes - 1
+def _ring_s(group: Group, setup: Setup) -> float:
+    rates, between = setup.rates, group.num_nodes - 1
     return between * rates.network_hop_s + (group.num_ranks - 1 - between) * rates.node_hop_s
 
 
-def _tree_s(group: Group, rates: Rates) -> float:
+def _tree_s(group: Group, setup: Setup) -> float:
     """Up and down again: through each node in turn, between nodes in halves."""
-    within = (group.ranks_per_node - 1) * rates.node_hop_s
-    return 2 * (within + ceil(log2(group.num_nodes)) * rates.network_hop_s)
+    within = (group.ranks_per_node - 1) * setup.rates.node_hop_s
+    between = ceil(log2(group.num_nodes)) * setup.rates.network_hop_s
+    return 2 * (within + between)

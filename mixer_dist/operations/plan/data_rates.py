@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mixer_dist.config import RunConfig
+from mixer_dist.config import RunConfig, StorageConfig
 from mixer_dist.data.run_data import training_data
 from mixer_dist.errors import MixerError
 from mixer_dist.operations.plan.rates import PHOTO_BYTES, Rates
@@ -57,8 +57,6 @@ def data_rates(setup: Setup, images_per_s: float, samples: Samples) -> DataRates
 
 
 def _impatient_storage(config: RunConfig) -> Storage:
-    from mixer_dist.config import StorageConfig
-
     options = {"s3://": StorageConfig(), **config.storage}
     return Storage(
         {url: each.model_copy(update={"deadline_s": MANIFEST_S}) for url, each in options.items()}

@@ -72,7 +72,7 @@ def forecast(
         plans=tuple(plan_run(setup, samples, price_per_gpu_hour) for setup in setups),
         engines=tuple(outlooks(config, [each.num_gpus for each in setups], card, rates)),
         refused=tuple(refused),
-        assumed=rates.on(card).assumed,
+        assumed=rates.assumed(card),
     )
 
 

@@ -178,4 +178,3 @@ def tensors_in(tree: Any) -> list[Tensor]:
 def num_bytes(tensor: Tensor) -> int:
     """What reading or writing it once moves; an expanded tensor is read from its few values."""
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
-

@@ -44,23 +44,26 @@ class Rates(Section):
     save_bytes_per_s: PositiveFloat = 1e9
     """What a node writes to the run directory."""
 
-    def on(self, card: Card) -> "Rates":
-        """The same with the links' rates filled in; they do not count as measured."""
-        links = {
-            "node_bytes_per_s": self.node_bytes_per_s or NODE_LINK_SHARE * card.node_bytes_per_s,
-            "network_bytes_per_s": self.network_bytes_per_s
-            or NETWORK_SHARE * card.network_bytes_per_s,
-        }
-        filled = self.model_copy(update=links)
-        object.__setattr__(filled, "__pydantic_fields_set__", set(self.model_fields_set))
-        return filled
+    def node_link(self, card: Card) -> float:
+        """Bytes a second a GPU within a node."""
+        return self.node_bytes_per_s or NODE_LINK_SHARE * card.node_bytes_per_s
 
-    @property
-    def assumed(self) -> dict[str, float]:
+    def network_link(self, card: Card) -> float:
+        """Bytes a second a GPU between nodes."""
+        return self.network_bytes_per_s or NETWORK_SHARE * card.network_bytes_per_s
+
+    def assumed(self, card: Card) -> dict[str, float]:
         """What was not measured, by name."""
-        names = type(self).model_fields.keys() - self.model_fields_set
-        values = {name: getattr(self, name) for name in type(self).model_fields if name in names}
-        return {name: value for name, value in values.items() if value is not None}
+        links = {
+            "node_bytes_per_s": self.node_link(card),
+            "network_bytes_per_s": self.network_link(card),
+        }
+        values: dict[str, float | None] = self.model_dump() | links
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and name not in self.model_fields_set
+        }
 
 
 def load_rates(path: str | None) -> Rates:

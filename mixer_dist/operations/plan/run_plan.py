@@ -12,6 +12,7 @@ from mixer_dist.operations.plan.setup import Setup
 from mixer_dist.operations.plan.step_time import StepTime, peak_flops, step_time
 
 WASTE = 0.005  # share of a step's work on filling from which on it is worth a word
+EXPOSED = 0.25  # share of a step that communication may hold up without one
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,11 @@ def _rate_warnings(
     if store and data.bytes_per_s > store:
         needed, given = data.bytes_per_s / 1e9, store / 1e9
         yield f"the store is the bottleneck: {needed:,.2f} GB/s are needed, it gives {given:,.2f}"
+    if step.exposed > EXPOSED * step.total:
+        yield (
+            f"GPUs wait for communication {step.exposed / step.total:.0%} of the time: compare the "
+            "engines, take fewer GPUs or a larger batch"
+        )
     if step.is_bound_by_host:
         yield "GPUs wait for the host to issue kernels: take fewer GPUs or larger micro-batches"
     if planned.checkpoint_s > planned.checkpoint_every_s:

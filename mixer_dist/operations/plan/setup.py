@@ -57,11 +57,6 @@ class Setup:
         """Of an element in forward and backward."""
         return COMPUTE_BYTES[self.config.engine.precision]
 
-    def with_micro_batch(self, size: int) -> "Setup":
-        """The same with another micro_batch_size."""
-        config = self.config.model_copy(update={"micro_batch_size": size})
-        return Setup(config, self.num_gpus, self.card, self.rates)
-
 
 def set_up(
     config: RunConfig, num_gpus: int, card: Card, rates: Rates, engine: str | None = None
@@ -76,4 +71,4 @@ def set_up(
     }
     changed = config.model_copy(update={"engine": config.engine.model_copy(update=changes)})
     check_engine(changed, num_gpus)
-    return Setup(changed, num_gpus, card, rates.on(card))
+    return Setup(changed, num_gpus, card, rates)

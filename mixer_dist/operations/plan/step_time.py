@@ -106,11 +106,10 @@ def torch_communication(setup: Setup, passes: Passes, sizes: Sizes) -> tuple[flo
 def _traffic(setup: Setup, sizes: Sizes) -> tuple[list[float], list[float]]:
     """Seconds in which each unit's weights are gathered, and its gradients reduced."""
     copies, sharing = groups(setup.mesh, setup.card)
-    rates = setup.rates
-    gathers = [gather_s(setup.compute_bytes * unit, sharing, rates) for unit in sizes.units]
+    gathers = [gather_s(setup.compute_bytes * unit, sharing, setup) for unit in sizes.units]
     reductions = [
-        gather_s(FP32_BYTES * unit, sharing, rates)
-        + all_reduce_s(FP32_BYTES * unit / sharing.num_ranks, copies, rates)
+        gather_s(FP32_BYTES * unit, sharing, setup)
+        + all_reduce_s(FP32_BYTES * unit / sharing.num_ranks, copies, setup)
         for unit in sizes.units
     ]
     return gathers, reductions
@@ -123,14 +122,14 @@ def zero_communication(setup: Setup, passes: Passes, sizes: Sizes) -> tuple[floa
     within the update, 3 gathers each block's under the one before.
     """
     _, group = groups(setup.mesh, setup.card)
-    rates, whole, num_times = setup.rates, sizes.whole, setup.grad_accum_steps
+    whole, num_times = sizes.whole, setup.grad_accum_steps
     if setup.engine == "zero3":
-        gathers = [gather_s(setup.compute_bytes * unit, group, rates) for unit in sizes.units]
-        reducing = gather_s(FP32_BYTES * whole, group, rates)
+        gathers = [gather_s(setup.compute_bytes * unit, group, setup) for unit in sizes.units]
+        reducing = gather_s(FP32_BYTES * whole, group, setup)
         hidden = min(sum(gathers) - gathers[-1], passes.forward)
         seconds = num_times * (sum(gathers) + reducing)
         return seconds, seconds - num_times * hidden
     num_reductions = 1 if setup.engine == "zero1" else num_times
-    seconds = num_reductions * all_reduce_s(FP32_BYTES * whole, group, rates)
-    seconds += gather_s(setup.compute_bytes * whole, group, rates)
+    seconds = num_reductions * all_reduce_s(FP32_BYTES * whole, group, setup)
+    seconds += gather_s(setup.compute_bytes * whole, group, setup)
     return seconds, seconds

@@ -68,11 +68,11 @@ def forecast_lines(found: Forecast) -> list[str]:
     """The model, the plans, the engines, what stands in the way, and what is assumed."""
     has_price = any(plan.schedule.cost is not None for plan in found.plans)
     rows = [*ROWS, COST] if has_price else list(ROWS)
-    sample = f"{found.samples.mean_bytes / 1e3:,.0f} KB, {found.samples.source}"
+    card = f"Card: {found.card}, {gigabytes(found.memory_bytes)}; engine {found.plans[0].engine}."
+    size = f"{found.samples.mean_bytes / 1e3:,.0f} KB, {found.samples.source}"
     return [
         found.model,
-        f"Card: {found.card}, {gigabytes(found.memory_bytes)}; engine {found.plans[0].engine}. "
-        f"A sample has {sample}.",
+        f"{card} A sample has {size}.",
         "",
         *aligned([_cells(row, found) for row in rows]),
         "",
@@ -118,4 +118,4 @@ def _assumption_lines(found: Forecast) -> list[str]:
     if not found.assumed:
         return []
     values = ", ".join(f"{name} {value:.3g}" for name, value in found.assumed.items())
-    return [f"~ rests on rates that are assumed, not measured (--calibrate replaces them): {values}"]
+    return [f"~ rests on rates that are assumed; --calibrate takes measured ones: {values}"]
