@@ -58,7 +58,8 @@ def _plan(arguments: argparse.Namespace) -> None:
         return
     from mixer_dist.operations.plan.table import forecast_lines
 
-    print("\n".join([*forecast_lines(found), f"Planned in {seconds:.1f} s."]))
+    took = f"Planned in {seconds:.1f} s, {time.process_time():.1f} s of CPU time."
+    print("\n".join([*forecast_lines(found), took]))
 
 
 def _forecast(arguments: argparse.Namespace, config: "RunConfig") -> "Forecast":

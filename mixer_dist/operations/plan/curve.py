@@ -6,7 +6,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from mixer_dist.eval.look import FONT_SIZE, Look, Palette, label, log_axis, plain_numbers, to_png
+from mixer_dist.eval.look import (
+    FONT_SIZE,
+    Floats,
+    Look,
+    Palette,
+    label,
+    log_axis,
+    plain_numbers,
+    to_png,
+)
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 """(GPUs, images a second) by engine."""
@@ -37,7 +46,7 @@ def scaling_png(curves: Curves, card: str, look: Look) -> bytes:
     for axes in (speed, share):
         _gpus_axis(axes, counts)
     label(speed, f"Images a second on {card}", "images/s, planned", look.palette)
-    label(share, "Of what a GPU does", f"% of the best engine on {fewest} GPUs", look.palette)
+    label(share, "Speed of one GPU", f"% of the best engine on {fewest} GPUs", look.palette)
     for axes in (speed, share):
         axes.set_xlabel("GPUs", fontsize=FONT_SIZE, color=look.palette.muted)
     speed.legend(frameon=False, fontsize=FONT_SIZE - 0.5, labelcolor=look.palette.text)
@@ -50,7 +59,7 @@ def _colour(engine: str, palette: Palette) -> str:
     return colours[list(MARKERS).index(engine) % len(colours)]
 
 
-def _gpus_axis(axes: Axes, counts: np.ndarray) -> None:
+def _gpus_axis(axes: Axes, counts: Floats) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(list(counts)))
     axes.xaxis.set_minor_locator(NullLocator())

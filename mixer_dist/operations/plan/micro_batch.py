@@ -100,7 +100,7 @@ def recorded(model: MlpMixer, batch: Batch, loss: str) -> MicroBatch:
     """What forward and backward of a batch without values call and hold."""
     parameters = list(model.parameters())
     for parameter in parameters:
-        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+        parameter.register_post_accumulate_grad_hook(_drop_gradient)  # type: ignore[no-untyped-call]
     with Recorder() as recorder:
         total = summed_loss(model, batch, loss, parameters[0].dtype)
         num_forward, saved = len(recorder.kernels), recorder.held_bytes
@@ -133,11 +133,11 @@ def batch_without_values(
     )
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every kernel that is called within, and the memory that its results hold."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kernels: list[Kernel] = []
         self.held_bytes = self.peak_bytes = 0
         self._known: set[int] = set()

@@ -2,24 +2,27 @@
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from mixer_dist.errors import ConfigError, MissingError
 from mixer_dist.operations.plan.cards import Card
-from mixer_dist.sections import Fraction, NonNegativeFloat, PositiveFloat, Section, parse
+from mixer_dist.sections import NonNegativeFloat, PositiveFloat, Section, parse
 
 NODE_LINK_SHARE = 0.8  # of the link's rate, as nccl-tests find it on NVLink
 NETWORK_SHARE = 0.85
 PHOTO_BYTES = 110_000.0  # ImageNet's mean
 
+Efficiency = Annotated[float, Field(gt=0, le=1)]
+
 
 class Rates(Section):
     """Rates of a machine; what is not given is assumed."""
 
-    matmul_efficiency: Fraction = Field(0.8, gt=0)
+    matmul_efficiency: Efficiency = 0.8
     """Share of the card's peak that matrix products reach: 790 of 989 TFLOP/s on an H200."""
-    memory_efficiency: Fraction = Field(0.9, gt=0)
+    memory_efficiency: Efficiency = 0.9
     """Share of the card's memory bandwidth that other kernels reach."""
     launch_s: NonNegativeFloat = 6e-6
     """Seconds in which the host issues one kernel."""
