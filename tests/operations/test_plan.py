@@ -15,7 +15,12 @@ from mixer_dist.operations.plan.communication import all_reduce_s, gather_s, gro
 from mixer_dist.operations.plan.data_rates import Samples
 from mixer_dist.operations.plan.forecast import forecast, scaling
 from mixer_dist.operations.plan.memory import state_memory
-from mixer_dist.operations.plan.micro_batch import micro_batch
+from mixer_dist.operations.plan.micro_batch import (
+    batch_without_values,
+    micro_batch,
+    recorded,
+    shallow_model,
+)
 from mixer_dist.operations.plan.partition import sizes_of
 from mixer_dist.operations.plan.rates import Rates
 from mixer_dist.operations.plan.run_plan import plan_run
@@ -57,15 +62,16 @@ def test_activations_grow_with_images_and_halve_with_bf16():
     assert micro_batch(config, 8).peak_bytes >= eight
 
 
-def test_a_block_more_costs_what_a_whole_model_costs():
-    def tiny(num_blocks):
-        dimensions = ("patch_size=4", "hidden_dim=16", "tokens_mlp_dim=8", "channels_mlp_dim=32")
-        sizes = [f"model.{each}" for each in (*dimensions, f"num_blocks={num_blocks}")]
-        return h14("model.variant=null", "model.image_size=16", *sizes)
-
-    one, two, five = (micro_batch(tiny(n), 2) for n in (1, 2, 5))
-    assert five.flops - two.flops == 3 * (two.flops - one.flops)
-    assert five.saved_bytes - two.saved_bytes == 3 * (two.saved_bytes - one.saved_bytes)
+def test_blocks_that_were_not_run_cost_what_they_cost_when_they_are():
+    sizes = ("patch_size=4", "hidden_dim=16", "num_blocks=5", "tokens_mlp_dim=8",
+             "channels_mlp_dim=32", "image_size=16", "variant=null")  # fmt: skip
+    config = h14(*(f"model.{size}" for size in sizes), "engine.precision=fp32")
+    batch = batch_without_values(config.model, 2, num_masked_blocks=None, is_mixed=False)
+    whole = recorded(shallow_model(config.model, num_blocks=5), batch, config.loss)
+    found = micro_batch(config, 2)
+    assert found.forward == whole.forward
+    assert found.backward == whole.backward
+    assert (found.saved_bytes, found.peak_bytes) == (whole.saved_bytes, whole.peak_bytes)
 
 
 def test_state_is_shared_as_each_engine_shares_it():
@@ -77,7 +83,7 @@ def test_state_is_shared_as_each_engine_shares_it():
     assert bytes_of("ddp", 64) == whole
     assert bytes_of("hsdp", 64) == pytest.approx(whole / 8, rel=1e-3)
     for engine in ("fsdp", "zero1", "zero2", "zero3"):
-        assert bytes_of(engine, 64) == pytest.approx(whole / 64, rel=0.01)
+        assert bytes_of(engine, 64) == pytest.approx(whole / 64, rel=2e-3)
 
 
 @pytest.mark.parametrize("engine", ["fsdp", "hsdp", "zero2", "zero3"])
