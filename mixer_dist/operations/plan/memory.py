@@ -92,11 +92,9 @@ def _torch_copies(setup: Setup, kept: int) -> tuple[int, int, int]:
     sizes, width = sizes_of(setup.config), setup.compute_bytes
     is_freed = setup.config.engine.reshard_after_forward
     gathered = width * (min(2 * sizes.block + sizes.rest, sizes.whole) if is_freed else sizes.whole)
-    # Micro-batches before the last leave whole gradients, which only the last one reduces.
-    gradients = FP32_BYTES * (sizes.whole if setup.grad_accum_steps > 1 else kept)
     # One unit on its way in while another is used; one reduced while the next one's are made.
     buffers = (2 * width + FP32_BYTES) * max(sizes.units)
-    return gathered, gradients, buffers
+    return gathered, _reduced_in_last(setup, kept), buffers
 
 
 def _zero_copies(setup: Setup, kept: int) -> tuple[int, int, int]:
@@ -108,4 +106,11 @@ def _zero_copies(setup: Setup, kept: int) -> tuple[int, int, int]:
     if setup.engine == "zero1" and width < FP32_BYTES:  # its BF16_Optimizer keeps both kinds
         flattened = FP32_BYTES * min(sizes.whole, BUCKET_ELEMENTS)
         return weights, (FP32_BYTES + width) * sizes.whole, flattened
-    return weights, FP32_BYTES * kept, width * BUCKET_ELEMENTS
+    gradients = _reduced_in_last(setup, kept) if setup.engine == "zero1" else FP32_BYTES * kept
+    return weights, gradients, width * BUCKET_ELEMENTS
+
+
+def _reduced_in_last(setup: Setup, kept: int) -> int:
+    """Gradients that are whole until the last micro-batch reduces them."""
+    is_kept_whole = setup.grad_accum_steps > 1
+    return FP32_BYTES * (sizes_of(setup.config).whole if is_kept_whole else kept)
