@@ -14,6 +14,7 @@ from mixer_dist.cli.arguments import EXIT_CODES, Parser
 from mixer_dist.cli.checkpoints import add_checkpoint
 from mixer_dist.cli.data import add_data
 from mixer_dist.cli.operations import add_operations
+from mixer_dist.cli.plan import add_plan
 from mixer_dist.cli.pool import add_pool
 from mixer_dist.cli.proofs import add_verify_resume
 from mixer_dist.cli.runs import add_run_verbs
@@ -57,6 +58,7 @@ def build_parser() -> Parser:
     add_run_verbs(verbs)
     add_pool(verbs)
     add_operations(verbs)
+    add_plan(verbs)
     add_checkpoint(verbs)
     add_data(verbs)
     add_verify_resume(verbs)

@@ -1,0 +1,106 @@
+"""The verb plan: what a run will need, said before it queues."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixer_dist.cli.arguments import add_config, add_verb, config_of, is_printed
+from mixer_dist.errors import RefusedError
+
+if TYPE_CHECKING:
+    from mixer_dist.config import RunConfig
+    from mixer_dist.operations.plan.forecast import Forecast
+
+CALIBRATION = """
+FILE of --calibrate is a JSON object with any of these, measured on your machines:
+  matmul_efficiency, memory_efficiency     shares of the card's peaks that kernels reach
+  launch_s                                 seconds in which the host issues a kernel
+  activation_bytes_per_image               peak of what forward and backward allocate
+  reserve_bytes                            GPU memory of CUDA, NCCL, cuBLAS and fragments
+  node_bytes_per_s, network_bytes_per_s    bus bandwidth a GPU, within a node and between nodes
+  collective_s, node_hop_s, network_hop_s  latency of a collective, and of each hop
+  images_per_core_s                        images that a core fetches, decodes and crops
+  sample_bytes                             mean size of a sample
+  store_bytes_per_s                        what the store gives all nodes together
+  save_bytes_per_s                         what a node writes to run_dir
+"""
+
+
+def add_plan(verbs: Any) -> None:
+    """plan."""
+    parser = add_verb(
+        verbs, "plan", _plan, "memory, speed, data, days and cost on so many GPUs; needs no GPU",
+        "mixer-dist plan configs/pretrain_h14.yaml --gpus 8,64,256 --gpu h100 --plot curve.png",
+    )  # fmt: skip
+    parser.epilog = CALIBRATION.lstrip("\n") + "\n" + str(parser.epilog)
+    add_config(parser)
+    parser.add_argument("--gpus", metavar="N[,N…]", help="numbers of GPUs to plan for")
+    parser.add_argument("--gpu", metavar="CARD", help="h100, h200, a100 and others")
+    parser.add_argument("--price-per-gpu-hour", type=float, metavar="X", help="adds the cost")
+    parser.add_argument("--calibrate", metavar="FILE", help="measured rates instead of assumed")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw 8 to 4,096 GPUs, each engine")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    began = time.monotonic()
+    config = config_of(arguments)
+    if is_printed(arguments, config):
+        return
+    found = _forecast(arguments, config)
+    seconds = time.monotonic() - began
+    if arguments.json:
+        from mixer_dist.operations.plan.forecast import forecast_tree
+
+        print(json.dumps(forecast_tree(found) | {"seconds": round(seconds, 1)}))
+        return
+    from mixer_dist.operations.plan.table import forecast_lines
+
+    took = f"Planned in {seconds:.1f} s, {time.process_time():.1f} s of CPU time."
+    print("\n".join([*forecast_lines(found), took]))
+
+
+def _forecast(arguments: argparse.Namespace, config: "RunConfig") -> "Forecast":
+    """Everything that was asked for; wrong arguments are answered before torch is imported."""
+    from mixer_dist.operations.plan.cards import card_named
+    from mixer_dist.operations.plan.rates import load_rates
+
+    gpu_counts = _gpu_counts(arguments.gpus)
+    if arguments.gpu is None:
+        raise RefusedError("plan needs --gpu CARD, such as --gpu h100")
+    card, rates = card_named(arguments.gpu), load_rates(arguments.calibrate)
+    price = _checked_price(arguments.price_per_gpu_hour)
+    _check_plot(arguments.plot)
+    from mixer_dist.operations.plan.forecast import forecast, scaling
+
+    found = forecast(config, gpu_counts, card, rates, price)
+    if arguments.plot:
+        from mixer_dist.eval.look import Look
+        from mixer_dist.operations.plan.curve import scaling_png
+
+        png = scaling_png(scaling(config, card, rates), card.title, Look())
+        Path(arguments.plot).write_bytes(png)
+    return found
+
+
+def _gpu_counts(text: str | None) -> list[int]:
+    """Each number once, in their order."""
+    if text is None:
+        raise RefusedError("plan needs --gpus N[,N…], such as --gpus 8,64,256")
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise RefusedError(f"--gpus must be numbers from 1 on with commas between, got {text!r}")
+    return list(dict.fromkeys(map(int, parts)))
+
+
+def _checked_price(price: float | None) -> float | None:
+    if price is not None and not 0 <= price < float("inf"):
+        raise RefusedError(f"--price-per-gpu-hour must be a number from 0 on, got {price}")
+    return price
+
+
+def _check_plot(path: str | None) -> None:
+    if path is not None and not Path(path).absolute().parent.is_dir():
+        raise RefusedError(f"--plot: there is no folder {Path(path).absolute().parent}")

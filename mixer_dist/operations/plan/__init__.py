@@ -1,0 +1,1 @@
+"""What a run will need on so many GPUs, computed without one."""
