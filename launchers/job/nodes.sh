@@ -4,6 +4,7 @@
 deputy_pid=""
 
 failures=$job_folder/failures # a line with its name each time that a node has failed
+exclusions=$job_folder/exclusions # nodes that the job's user leaves out
 running=$job_folder/running   # with the incarnation: names the node of its shell while ranks run
 
 list_nodes() {
@@ -71,7 +72,15 @@ has_others_than() {
   local others
   others=$(sinfo --noheader --partition="$SLURM_JOB_PARTITION" --Node --format='%N %t' |
     awk '$2 !~ /down|drain|fail|unk|maint/ {print $1}' | sort --unique | paste -s -d ,)
-  (($(count "$(without "$others" "$1")") >= SLURM_JOB_NUM_NODES))
+  (($(count "$(without "$others" "$1,$(left_out_by_user)")") >= SLURM_JOB_NUM_NODES))
+}
+
+# As they were before any of ours.
+left_out_by_user() {
+  local nodes
+  [[ -f $exclusions ]] || squeue --noheader --jobs="$SLURM_JOB_ID" --format=%x >"$exclusions"
+  nodes=$(<"$exclusions")
+  [[ -z $nodes ]] || scontrol show hostnames "$nodes" | paste -s -d ,
 }
 
 note_failures() {
@@ -104,16 +113,18 @@ note_lost_shells() {
 }
 
 # Has the job's next allocation leave out nodes that have failed twice, beside those that its user
-# leaves out.
+# leaves out. Where all others have failed too, counting begins anew: a job must not wait for ever.
 exclude_unreliable_nodes() {
   local unreliable excluded
   unreliable=$(unreliable_nodes)
   [[ -n $unreliable ]] || return 0
-  if ! has_others_than "$unreliable"; then
+  excluded=$(left_out_by_user)
+  if has_others_than "$unreliable"; then
+    say "$unreliable failed twice: left out from now on"
+    excluded=${excluded:+$excluded,}$unreliable
+  else
     say "no other nodes for $unreliable, which failed twice: they stay in use"
-    return 0
+    rm -f "$failures"
   fi
-  say "$unreliable failed twice: left out from now on"
-  excluded=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%x || true)
-  scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="${excluded:+$excluded,}$unreliable" || true
+  scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$excluded" || true
 }
