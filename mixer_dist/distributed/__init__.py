@@ -1,0 +1,63 @@
+"""Ranks, their process groups and small collectives."""
+
+from mixer_dist.distributed.collectives import (
+    Vote,
+    barrier,
+    broadcast,
+    fail_together,
+    gather,
+    gather_rows,
+    hosts,
+    on_all,
+    on_main,
+    share,
+    sum_over_ranks,
+    sum_words,
+)
+from mixer_dist.distributed.group import (
+    background_group,
+    connected,
+    is_main,
+    prepare_deepspeed,
+    rank,
+    world_size,
+)
+from mixer_dist.distributed.placement import (
+    Placement,
+    device,
+    free_port,
+    launch_variables,
+    main_address,
+    num_cores,
+    placement,
+    variable,
+)
+
+__all__ = [
+    "Placement",
+    "Vote",
+    "background_group",
+    "barrier",
+    "broadcast",
+    "connected",
+    "device",
+    "fail_together",
+    "free_port",
+    "gather",
+    "gather_rows",
+    "hosts",
+    "is_main",
+    "launch_variables",
+    "main_address",
+    "num_cores",
+    "on_all",
+    "on_main",
+    "placement",
+    "prepare_deepspeed",
+    "rank",
+    "share",
+    "sum_over_ranks",
+    "sum_words",
+    "variable",
+    "world_size",
+]
