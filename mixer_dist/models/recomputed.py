@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mixer_dist.models.gelu import gelu, gelu_and_gradient
+
 LAYER_NORM_EPSILON = 1e-6  # Flax's default; torch's own default, 1e-5, is another model
 
 
@@ -98,8 +100,7 @@ class _Recomputed(torch.autograd.Function):
         x, norm_weight, norm_bias, weight, *statistics = ctx.saved_tensors
         of_value = _gradient_of_input(grad, weight, ctx.over_tokens)
         if norm_weight is None:
-            value = gelu(x)
-            of_x = torch.ops.aten.gelu_backward(of_value, x, approximate="tanh")
+            value, of_x = gelu_and_gradient(x, of_value)
             of_norm = None, None
         else:
             value = _layer_norm(x, norm_weight, norm_bias)[0]
@@ -107,11 +108,6 @@ class _Recomputed(torch.autograd.Function):
                 of_value, x, x.shape[-1:], *statistics, norm_weight, norm_bias, [True] * 3
             )
         return of_x, *of_norm, *_gradients_of_parameters(grad, value, ctx.over_tokens), None
-
-
-def gelu(x: Tensor) -> Tensor:
-    """Flax's nn.gelu, the tanh approximation; the exact erf form differs by up to 5e-4."""
-    return F.gelu(x, approximate="tanh")
 
 
 def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
