@@ -60,4 +60,4 @@ def _is_faster_in_blocks(x: Tensor) -> bool:
 
 
 def _blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    return zip(*(tensor.view(-1).split(BLOCK) for tensor in tensors), strict=True)
+    return zip(*(torch.split(tensor.view(-1), BLOCK) for tensor in tensors), strict=True)
