@@ -18,7 +18,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
