@@ -94,9 +94,8 @@ def compare(variant: str, peer: str, num_images: int, num_rounds: int) -> bool:
         f"| {ratio:.3f} | {low:.3f}–{high:.3f} | {saved[0]:.1f} | {saved[1]:.1f} |",
         flush=True,
     )
-    return ratio >= BARS.get(peer, 0.0) and (
-        peer != "timm" or saved[0] <= SAVED_SHARE_BAR * saved[1]
-    )
+    is_small = peer != "timm" or saved[0] <= SAVED_SHARE_BAR * saved[1]
+    return is_small and ratio >= BARS.get(peer, 0.0)
 
 
 def alternating_seconds(
