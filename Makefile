@@ -11,7 +11,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/python launchers/quickstart.py
 
 test: lint slurm
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
