@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
+from benchmarks.image_lists import class_names, write_list
 from benchmarks.result_watch import ResultWatch
 from benchmarks.soak_site import ROOT, call
-from benchmarks.transfer_data import class_names, write_list
 from data_tools import sample_data, shard
 from launchers import local_s3
 from mixer_dist.config import load_config
@@ -40,7 +40,7 @@ BUCKET = "s3://beside"
 SIZE_PX = 32
 NUM_NODES = 3  # two for training; the third has the pool and its workers
 NUM_TRAIN, NUM_TEST = 400, 100  # images a class
-STEPS, EVERY = 240, 60
+STEPS, EVERY = 160, 40
 TICK_S = 1.0
 PATIENCE_S = 1800.0
 KINDS: dict[str, dict[str, Any]] = {

@@ -1,16 +1,16 @@
 """python benchmarks/transfer.py --images FOLDER: what pretraining is worth on other images.
 
 FOLDER holds CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg. A small Mixer is pretrained on all
-but two of its classes, by the recipe of configs/cifar10.yaml with fewer steps. Then 5-shot, knn,
-linear and fine-tuning, on 1,000 images of the two classes and on scikit-learn's digits: of the
-pretrained network, of the same network untrained, and of the raw pixels by the same classifiers.
+but two of its classes, by the recipe of configs/cifar10.yaml with larger patches and fewer steps.
+Then 5-shot, knn, linear and fine-tuning, on 1,000 images of the two classes and on scikit-learn's
+digits: of the pretrained network, of the same network untrained, and, where nothing is trained but
+the classifier, of raw pixels.
 
-Prints a Markdown table. A quarter of an hour to half an hour on 2 CPU cores. What was done stays in
---folder: the same command goes on from there.
+Prints a Markdown table. Takes a quarter of an hour on 2 CPU cores. What was done stays in --folder:
+the same command goes on from there.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import subprocess
@@ -18,26 +18,23 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
-from benchmarks.transfer_data import SIZE_PX, TARGETS, class_names, make_shards, tasks_on
-from mixer_dist import distributed
+from benchmarks.image_lists import class_names
+from benchmarks.raw_pixels import score_pixels
+from benchmarks.transfer_data import TARGETS, make_shards, tasks_on
 from mixer_dist.config import FinetuneConfig, load_config, load_suite
-from mixer_dist.data.manifest import load_dataset
 from mixer_dist.errors import ConfigError, MixerError
-from mixer_dist.eval.subject import UNTRAINED, Subject
-from mixer_dist.eval.tasks import Setting, score
-from mixer_dist.liveness import peers_watched
-from mixer_dist.storage import Storage
+from mixer_dist.eval.subject import UNTRAINED
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "configs/cifar10.yaml"
-NUM_STEPS = 600
+NUM_STEPS = 400
+PATCH_PX = 8
 COLUMNS = ("raw pixels", "untrained", "pretrained")
 
 Outcome = tuple[float, float]  # accuracy and its standard error
@@ -96,7 +93,7 @@ class Transfer:
         tasks = [task for name in TARGETS for task in tasks_on(name)]
         self._suite.write_text(yaml.safe_dump({"evals": tasks}, sort_keys=False))
         words = self._config_words(len(class_names(images)) - len(held_out))
-        mixer_dist("pretrain", *words)
+        mixer_dist("pretrain", *words, output=sys.stderr)
         pixels = self._of_pixels(words)
         untrained, pretrained = self._of_network(words, UNTRAINED), self._of_network(words)
         return {name: [pixels.get(name), untrained[name], pretrained[name]] for name in pretrained}
@@ -110,7 +107,8 @@ class Transfer:
         manifest = self._shards / "pretrain" / "manifest.json"
         return [
             RECIPE, f"run_dir={json.dumps(str(self._folder / 'run'))}", "engine.name=single",
-            f"total_steps={self._num_steps}", f"model.num_classes={num_classes}",
+            f"total_steps={self._num_steps}", "checkpoint.every_steps=100",
+            f"model.num_classes={num_classes}", f"model.patch_size={PATCH_PX}",
             f"data.train.0.manifest={json.dumps(str(manifest))}", "evals=[]",
         ]  # fmt: skip
 
@@ -123,35 +121,18 @@ class Transfer:
         return {r["task"]: (r["accuracy"], r["standard_error"]) for r in results}
 
     def _of_pixels(self, words: Sequence[str]) -> dict[str, Outcome]:
-        """By task: the classifiers on pixels instead of features."""
-        config = load_config(words[0], words[1:])
+        """By task, fine-tuning apart: there is nothing to train on."""
         tasks = load_suite(self._suite, str(self._shards)).evals
-        subject = Subject("raw pixels", hashlib.sha256(b"raw pixels").hexdigest(), 0, False, Pixels)
-        storage, found = Storage(), {}
-        with distributed.connected(config.collective_timeout_s), peers_watched() as peers:
-            for task in tasks:
-                if isinstance(task, FinetuneConfig):
-                    continue
-                datasets = {s: load_dataset(storage, [(u, 1)]) for s, u in task.datasets.items()}
-                outcome = score(task, Setting(config, storage, subject, datasets, peers))
-                found[task.name] = outcome.accuracy, outcome.standard_error
-        return found
+        closed = [task for task in tasks if not isinstance(task, FinetuneConfig)]
+        found = score_pixels(load_config(words[0], words[1:]), closed)
+        return {name: (each.accuracy, each.standard_error) for name, each in found.items()}
 
 
-class Pixels(torch.nn.Module):
-    """A network whose features are the pixels."""
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """(n, 3, H, W) to (n, 3HW)."""
-        assert images.shape[2:] == (SIZE_PX, SIZE_PX), images.shape
-        return images.flatten(1)
-
-
-def mixer_dist(verb: str, *words: str) -> str:
-    """What a verb prints; MixerError where it fails."""
+def mixer_dist(verb: str, *words: str, output: TextIO | int = subprocess.PIPE) -> str:
+    """What a verb prints, unless it goes elsewhere; MixerError where it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "mixer_dist", verb, *words], cwd=ROOT, check=False, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=output,
     )  # fmt: skip
     if done.returncode:
         raise MixerError(f"mixer-dist {verb} ended with {done.returncode}: see above")
