@@ -17,12 +17,11 @@ import secrets
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
@@ -33,16 +32,17 @@ from data_tools import sample_data, shard
 from launchers import local_s3
 from mixer_dist.config import load_config
 from mixer_dist.errors import MixerError, RefusedError
+from mixer_dist.progress import Progress
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
 
 BUCKET = "s3://beside"
 SIZE_PX = 32
 NUM_NODES = 3  # two for training; the third has the pool and its workers
-NUM_TRAIN, NUM_TEST = 400, 100  # images a class
-STEPS, EVERY = 160, 40
+NUM_TRAIN, NUM_TEST = 100, 50  # images a class
+STEPS, EVERY = 200, 50
 TICK_S = 1.0
-PATIENCE_S = 1800.0
+PATIENCE_S = 3600.0
 KINDS: dict[str, dict[str, Any]] = {
     "fewshot": {}, "knn": {}, "linear": {}, "upstream": {},
     "finetune": {"learning_rates": [0.03], "seeds": [0], "total_steps": 10,
@@ -157,9 +157,12 @@ def watched(config: Path, folder: Path) -> bool:
     pool = submit(folder, "eval_pool", config)
     storage, steps = Storage(load_config(config).storage), range(EVERY, STEPS + 1, EVERY)
     results = ResultWatch(storage, RunDir(f"{BUCKET}/run"), KINDS, steps)
-    with tqdm(total=len(results.expected), unit=" results") as progress:
+    num_found = 0
+    with closing(Progress(len(results.expected), "results")) as progress:
         for _ in until_over([training, pool], folder):
-            progress.update(results.look() - progress.n)
+            num_before, num_found = num_found, results.look()
+            progress.add(num_found - num_before)
+            progress.show_line()
     results.print_tables()
     return results.is_wrong
 
