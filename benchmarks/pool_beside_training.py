@@ -60,7 +60,8 @@ def main() -> int:
         with slurm(folder, arguments.port), bucket(folder) as endpoint_url:
             config = prepared(folder, arguments.images, endpoint_url)
             is_wrong = watched(config, folder)
-            print(mixer_dist("report", f"{BUCKET}/run", f"--config={config}"))
+            report = "-m", "mixer_dist", "report", f"{BUCKET}/run", f"--config={config}"
+            print("\n" + call(sys.executable, *report))
     except MixerError as error:
         print(f"pool_beside_training.py: {error}", file=sys.stderr)
         return error.exit_code
@@ -187,11 +188,6 @@ def submit(folder: Path, script: str, config: Path, *options: str) -> str:
 def is_queued(job: str) -> bool:
     """Whether a job waits or runs."""
     return bool(call("squeue", "--noheader", "--format=%T", f"--jobs={job}").strip())
-
-
-def mixer_dist(verb: str, *words: str) -> str:
-    """What a verb prints; MixerError where it fails."""
-    return call(sys.executable, "-m", "mixer_dist", verb, *words).strip()
 
 
 if __name__ == "__main__":
