@@ -50,7 +50,7 @@ def begin(
 
 
 def train(run_dir: RunDir, number: int, steps: range, skipped: int | None = None) -> None:
-    """Metrics of some steps; the loss tells attempt and step."""
+    """Metrics of some steps, one a second; the loss tells attempt and step."""
     log = MetricsLog(STORAGE, run_dir, number)
     for step in steps:
         number_or_nan = float("nan") if step == skipped else number + step / 1000
@@ -77,8 +77,8 @@ def add_evaluation(
     run_dir: RunDir, task: str, step: int, per_seed: list[float], **other: Any
 ) -> None:
     result = {
-        "task": task, "kind": "fewshot", "step": step, "checkpoint": "c", "shots": 5, "l2": 1024.0,
-        "accuracy": sum(per_seed) / len(per_seed), "per_seed": per_seed,
+        "task": task, "kind": "fewshot", "step": step, "checkpoint": run_dir.checkpoint(step),
+        "shots": 5, "l2": 1024.0, "accuracy": sum(per_seed) / len(per_seed), "per_seed": per_seed,
         "seeds": list(range(len(per_seed))), "num_train": 9, "num_test": 9, "num_classes": 10,
         "time": 1.7e9,
     }  # fmt: skip

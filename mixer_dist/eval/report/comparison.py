@@ -10,7 +10,7 @@ from mixer_dist.eval.report.curves import smoothed, to_curves
 from mixer_dist.eval.report.history import History
 from mixer_dist.eval.report.measured import shared_panel
 from mixer_dist.eval.report.panels import Panel, Point, Series
-from mixer_dist.eval.report.runs_table import runs_table
+from mixer_dist.eval.report.runs_table import results_table, runs_table
 from mixer_dist.eval.report.section import Section
 from mixer_dist.eval.report.shared import Runs, shared_criteria, unlike_tasks
 from mixer_dist.eval.report.switched import switched
@@ -28,14 +28,17 @@ def comparison_sections(
     runs: Runs, missing: Sequence[str], chosen: Mapping[str, Chosen]
 ) -> list[Section]:
     """Everything below the head of the page; `missing` says which runs left nothing to report."""
-    notes = [page.paragraph(note) for note in (*_notes(runs), *missing)]
+    left_out = [f"Left out: {reason}" for reason in missing]
+    notes = [page.paragraph(note) for note in (*_notes(runs), *left_out)]
     criteria = shared_criteria(runs)
     panels = [*_loss_panels(runs), *(shared_panel(c.task, c.metric, runs) for c in criteria)]
-    sections = [Section("Runs", [runs_table(runs, criteria, chosen), *notes])]
-    if panels:
-        curves, files = switched("comparison", panels)
-        sections.append(Section("Curves", [curves], files))
-    return sections
+    curves, files = switched("comparison", panels) if panels else ("", {})
+    sections = [
+        Section("Runs", [runs_table(runs), *notes]),
+        Section("Results", [results_table(runs, criteria, chosen)]),
+        Section("Curves", [curves], files),
+    ]
+    return [section for section in sections if any(section.parts)]
 
 
 def comparison_page(runs: Runs, sections: Sequence[Section]) -> str:

@@ -72,7 +72,7 @@ def _spread(evaluation: Evaluation, metric: str) -> list[str]:
     shares = evaluation.measures[metric].per_seed
     low, high = min(shares), max(shares)
     return [
-        f"{100 * low:.2f} – {wording.percent(high)}",
+        f"{100 * low:.2f} – {wording.percent(high)}" if len(shares) > 1 else wording.NOT_KNOWN,
         str(len(shares)),
         f"{100 / evaluation.num_classes:.3g} %",
     ]

@@ -46,12 +46,19 @@ dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr));
      margin: 1.25rem 0 0; }
 dt { color: var(--muted); font-size: .8125rem; }
 dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
-.scroll { overflow: auto; max-height: 26rem; }
+.scroll { overflow: auto; max-height: 26rem; margin-top: 1rem; }
 table { border-collapse: collapse; font-size: .9375rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .4rem 1.25rem .4rem 0; text-align: left; border-bottom: 1px solid var(--grid); }
 th { color: var(--muted); font-weight: 500; font-size: .8125rem; vertical-align: bottom;
      position: sticky; top: 0; background: var(--background); }
 td.number, th.number { text-align: right; }
+@media (max-width: 40rem) {
+  td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+}
+@media (min-width: 40rem) {
+  td:first-child, th:first-child { position: sticky; left: 0; background: var(--background); }
+  th:first-child { z-index: 1; }
+}
 td { white-space: nowrap; }
 figure { margin: 0; }
 img { display: block; width: 100%; height: auto; }

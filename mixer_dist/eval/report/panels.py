@@ -117,7 +117,7 @@ def _draw_panel(
         _percent_axis(axes, 1.2 * max(values.max(), panel.chance))
         _mark_chance(axes, panel.chance, palette)
     if len(panel.series) == 1:
-        _write_values(axes, panel.series[0], axis, palette)
+        _write_values(axes, panel, axis, palette)
 
 
 def _draw_series(axes: Axes, series: Series, axis: Axis, style: _Style) -> tuple[Floats, Floats]:
@@ -161,18 +161,18 @@ def _loss_axis(axes: Axes, values: Floats) -> None:
         plain_numbers(axes)
 
 
-def _write_values(axes: Axes, series: Series, axis: Axis, palette: Palette) -> None:
-    """A number above a point; to the left of it where the curve goes on upwards."""
-    points = _along(series, axis)
+def _write_values(axes: Axes, panel: Panel, axis: Axis, palette: Palette) -> None:
+    """Numbers above points, on the side from which the curve does not go on."""
+    points = _along(panel.series[0], axis)
     last = len(points) - 1
     for i in np.linspace(0, last, min(len(points), MAX_LABELS)).round().astype(int):
         place, point = points[i]
-        rises = i < last and points[i + 1][1].value > point.value
+        slope = points[i + 1][1].value - point.value if i < last else 0.0
         axes.annotate(
-            f"{point.value:.3g}", (place, point.value + point.error),
-            xytext=(2 if rises else 0, 4), textcoords="offset points",
-            ha="right" if rises else "center", va="bottom", fontsize=FONT_SIZE - 0.5,
-            color=palette.text,
+            f"{point.value:.3g}" if panel.chance is None else f"{point.value:.1f}",
+            (place, point.value + point.error), xytext=(2 * np.sign(slope), 4),
+            textcoords="offset points", va="bottom", fontsize=FONT_SIZE - 0.5,
+            ha="right" if slope > 0 else "left" if slope < 0 else "center", color=palette.text,
             path_effects=[withStroke(linewidth=3, foreground=palette.background)],
         )  # fmt: skip
 

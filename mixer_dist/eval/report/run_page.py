@@ -13,6 +13,7 @@ from mixer_dist.eval.report.picture import picture
 from mixer_dist.eval.report.section import Section
 from mixer_dist.eval.report.timeline import timeline_png
 from mixer_dist.goodput import KINDS
+from mixer_dist.progress import watch
 from mixer_dist.train.description import num_parameters
 
 HOW_TO_READ = (
@@ -32,7 +33,8 @@ HOW_TO_READ = (
 
 def run_sections(history: History) -> list[Section]:
     """Everything below the head of the page."""
-    return [_training(history), evaluation_section(history), _times(history), _attempts(history)]
+    makers = (_training, evaluation_section, _times, _attempts)
+    return [make(history) for make in watch(makers, len(makers), "parts of the page")]
 
 
 def run_page(history: History, sections: Sequence[Section], chosen: Chosen | None) -> str:

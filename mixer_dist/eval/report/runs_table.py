@@ -1,8 +1,6 @@
-"""The table of a comparison: a row a run."""
+"""The tables of a comparison: a row a run."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
 
 from mixer_dist.eval.report import page, wording
 from mixer_dist.eval.report.best import Criterion, Standing, standing
@@ -13,24 +11,60 @@ from mixer_dist.eval.report.page import Column
 from mixer_dist.eval.report.shared import Runs
 from mixer_dist.train.description import num_parameters
 
-
-@dataclass(frozen=True)
-class _Field:
-    """A column, and what a run has in it."""
-
-    column: Column
-    cell: Callable[[History], str]
+Cells = tuple[Column, list[str]]
+"""A column, and what each run has in it."""
 
 
-def runs_table(runs: Runs, criteria: Sequence[Criterion], chosen: Mapping[str, Chosen]) -> str:
-    """HTML: what a run is, newest and best by each criterion, and the checkpoint chosen by one."""
-    fields = [*_FIELDS, *(field for criterion in criteria for field in _judged(criterion))]
-    columns = [Column("Run"), *(field.column for field in fields)]
-    rows = [[name, *(f.cell(history) for f in fields)] for name, history in runs.items()]
+def runs_table(runs: Runs) -> str:
+    """HTML: what each run is, and how far it is."""
+    histories = list(runs.values())
+    return _table(
+        (Column("Run"), list(runs)),
+        (Column("Model"), [_model(h) for h in histories]),
+        (Column("Parameters", True), [_parameters(h) for h in histories]),
+        (Column("Step", True), [_step(h) for h in histories]),
+        (Column("Samples seen", True), [_samples(h) for h in histories]),
+        (Column("GPU-hours", True), [wording.brief(h.efforts.gpu_hours) for h in histories]),
+        (Column("Last loss", True), [wording.brief(h.last_loss) for h in histories]),
+    )
+
+
+def results_table(runs: Runs, criteria: Sequence[Criterion], chosen: Mapping[str, Chosen]) -> str:
+    """HTML: newest and best of each run by each criterion, and the checkpoint that is best by one.
+
+    Empty where there is nothing of that.
+    """
+    columns = [cells for criterion in criteria for cells in _judged(runs, criterion)]
     if chosen:
-        columns.append(Column(f"Best by {next(iter(chosen.values())).criterion}"))
-        rows = [[*row, _chosen_cell(chosen.get(row[0]))] for row in rows]
-    return page.table(columns, rows)
+        criterion = next(iter(chosen.values())).criterion
+        picks = [wording.choice(chosen.get(name)) for name in runs]
+        columns.append((Column(f"Best by {criterion}", True), picks))
+    return _table((Column("Run"), list(runs)), *columns) if columns else ""
+
+
+def _table(*columns: Cells) -> str:
+    return page.table([column for column, _ in columns], zip(*(c for _, c in columns), strict=True))
+
+
+def _judged(runs: Runs, criterion: Criterion) -> list[Cells]:
+    """Newest and best of each run."""
+    name = criterion.task if criterion.metric == ACCURACY else str(criterion)
+    found = [standing(history.evaluations, criterion) for history in runs.values()]
+    return [
+        (
+            Column(f"{name}, newest", True),
+            [_result(s, s.newest) if s else wording.NOT_KNOWN for s in found],
+        ),
+        (
+            Column(f"{name}, best", True),
+            [_result(s, s.best) if s else wording.NOT_KNOWN for s in found],
+        ),
+    ]
+
+
+def _result(of: Standing, evaluation: Evaluation) -> str:
+    value = wording.measured(evaluation.measures, of.criterion.metric)
+    return f"{value}, step {evaluation.step:,}"
 
 
 def _model(history: History) -> str:
@@ -48,36 +82,3 @@ def _step(history: History) -> str:
 
 def _samples(history: History) -> str:
     return wording.count(history.efforts.at(history.last_step).samples)
-
-
-_FIELDS = (
-    _Field(Column("Model"), _model),
-    _Field(Column("Parameters", True), _parameters),
-    _Field(Column("Step", True), _step),
-    _Field(Column("Samples seen", True), _samples),
-    _Field(Column("GPU-hours", True), lambda history: wording.brief(history.efforts.gpu_hours)),
-    _Field(Column("Last loss", True), lambda history: wording.brief(history.last_loss)),
-)
-
-
-def _judged(criterion: Criterion) -> list[_Field]:
-    """Its newest and its best result."""
-    name = criterion.task if criterion.metric == ACCURACY else str(criterion)
-    return [
-        _Field(
-            Column(f"{name}, newest", True), lambda h: _cell(h, criterion, attrgetter("newest"))
-        ),
-        _Field(Column(f"{name}, best", True), lambda h: _cell(h, criterion, attrgetter("best"))),
-    ]
-
-
-def _cell(history: History, criterion: Criterion, which: Callable[[Standing], Evaluation]) -> str:
-    found = standing(history.evaluations, criterion)
-    if found is None:
-        return wording.NOT_KNOWN
-    evaluation = which(found)
-    return f"{wording.measured(evaluation.measures, criterion.metric)} (step {evaluation.step:,})"
-
-
-def _chosen_cell(chosen: Chosen | None) -> str:
-    return wording.choice(chosen) if chosen else wording.NOT_KNOWN

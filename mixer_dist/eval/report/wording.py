@@ -33,8 +33,10 @@ def measured(measures: Mapping[str, Measure], metric: str) -> str:
     return f"{PERCENT * measure.value:.2f} ± {percent(measure.standard_error)}"
 
 
-def choice(chosen: Chosen) -> str:
-    """The best checkpoint, and by how much."""
+def choice(chosen: Chosen | None) -> str:
+    """The best checkpoint, and how good it is."""
+    if chosen is None:
+        return NOT_KNOWN
     value = measured(chosen.evaluation.measures, chosen.criterion.metric)
     return f"step {chosen.evaluation.step:,}{', pinned' if chosen.is_pinned else ''}: {value}"
 
