@@ -1,14 +1,15 @@
 """python benchmarks/timm_logits.py: timm's own Mixers beside ours, with the same random weights.
 
 Needs timm, which no test of ours does: timm imports torchvision, whose wheel for CUDA fails beside
-a torch for CPUs. The operators that this wheel then lacks are declared here, as no Mixer calls
-them. Our model is the checkpoint that timm's file was imported to. Prints Markdown; ends with 1
+a torch for CPUs, unless the operators that it then lacks are declared (benchmarks/peer_models.py).
+Our model is the checkpoint that timm's file was imported to. Prints Markdown; ends with 1
 where logits differ by more than 2e-6, or features by more than 1e-5.
 """
 
 import sys
 import tempfile
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import safetensors.torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
+from benchmarks.peer_models import timm_mixer
 from mixer_dist.checkpoint.catalog import read_checkpoint
 from mixer_dist.checkpoint.convert import import_weights
 from mixer_dist.checkpoint.load import full_tensors
@@ -24,7 +26,7 @@ from mixer_dist.checkpoint.weights_file import weights_format
 from mixer_dist.models.mixer import build_mixer
 from mixer_dist.storage import Storage
 
-MODELS = {"mixer_s32_224": "S/32", "mixer_b16_224": "B/16", "mixer_l16_224": "L/16"}
+VARIANTS = ("S/32", "B/16", "L/16")
 NUM_IMAGES = 4
 NUM_CLASSES = 1000
 LOGITS_BAR, FEATURES_BAR = 2e-6, 1e-5
@@ -32,31 +34,25 @@ LOGITS_BAR, FEATURES_BAR = 2e-6, 1e-5
 
 def main() -> int:
     """Compare each model; the exit code."""
-    if not torch.cuda.is_available():
-        operators = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import timm
-
-    print(f"timm {timm.__version__}, torch {torch.__version__}, {NUM_IMAGES} images\n")
+    print(f"timm {version('timm')}, torch {torch.__version__}, {NUM_IMAGES} images\n")
     columns = ("model", "largest logit", "largest difference", "of features")
     more = ("of logits with timm's default GELU", "file comes out equal")
     print(f"| {' | '.join(columns + more)} |\n|---|---|---|---|---|---|")
-    are_within = [compare(timm, name) for name in MODELS]
+    are_within = [compare(variant) for variant in VARIANTS]
     return int(not all(are_within))
 
 
-def compare(timm, name: str) -> bool:
+def compare(variant: str) -> bool:
     """Print a row of the table; whether logits and features are within the bars."""
     torch.manual_seed(0)
     tanh_gelu = partial(nn.GELU, approximate="tanh")
-    theirs = timm.create_model(name, num_classes=NUM_CLASSES, act_layer=tanh_gelu).eval()
+    theirs = timm_mixer(variant, NUM_CLASSES, act_layer=tanh_gelu).eval()
     with torch.no_grad():
         for parameter in theirs.parameters():  # timm's biases and head begin at zero
             scale = 0.1 if parameter.dim() == 1 else parameter[0].numel() ** -0.5
             parameter.add_(torch.randn_like(parameter) * scale)
     images = torch.rand(NUM_IMAGES, 3, 224, 224) * 2 - 1
-    ours, is_equal = converted(theirs.state_dict(), MODELS[name])
+    ours, is_equal = converted(theirs.state_dict(), variant)
     with torch.inference_mode():
         found, expected = ours(images), theirs(images)
         pre_logits = theirs.forward_head(theirs.forward_features(images), pre_logits=True)
@@ -67,7 +63,7 @@ def compare(timm, name: str) -> bool:
         exact_gelu = theirs(images)
     difference = float((found - expected).abs().max())
     print(
-        f"| {name} | {float(expected.abs().max()):.2f} | {difference:.1e} | {of_features:.1e} "
+        f"| {variant} | {float(expected.abs().max()):.2f} | {difference:.1e} | {of_features:.1e} "
         f"| {float((found - exact_gelu).abs().max()):.1e} | {'yes' if is_equal else 'no'} |"
     )
     return difference <= LOGITS_BAR and of_features <= FEATURES_BAR

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from mixer_dist import __version__
 from mixer_dist.cli.arguments import EXIT_CODES, Parser
+from mixer_dist.cli.bench import add_bench
 from mixer_dist.cli.checkpoints import add_checkpoint
 from mixer_dist.cli.data import add_data
 from mixer_dist.cli.operations import add_operations
@@ -61,6 +62,7 @@ def build_parser() -> Parser:
     add_report(verbs)
     add_operations(verbs)
     add_plan(verbs)
+    add_bench(verbs)
     add_checkpoint(verbs)
     add_data(verbs)
     add_verify_resume(verbs)

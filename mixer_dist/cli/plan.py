@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mixer_dist.operations.plan.forecast import Forecast
 
 CALIBRATION = """
-FILE of --calibrate is a JSON object with any of these, measured on your machines:
+FILE of --calibrate is what `mixer-dist bench … --json` prints, or a JSON object with any of these,
+measured on your machines:
   matmul_efficiency, memory_efficiency     shares of the card's peaks that kernels reach
   launch_s                                 seconds in which the host issues a kernel
   activation_bytes_per_image               peak of what forward and backward allocate
@@ -39,7 +40,10 @@ def add_plan(verbs: Any) -> None:
     parser.add_argument("--gpus", metavar="N[,N…]", help="numbers of GPUs to plan for")
     parser.add_argument("--gpu", metavar="CARD", help="h100, h200, a100 and others")
     parser.add_argument("--price-per-gpu-hour", type=float, metavar="X", help="adds the cost")
-    parser.add_argument("--calibrate", metavar="FILE", help="measured rates instead of assumed")
+    parser.add_argument(
+        "--calibrate", metavar="FILE", action="append", default=[],
+        help="measured rates instead of assumed; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--plot", metavar="FILE.png", help="draw 8 to 4,096 GPUs, each engine")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

@@ -14,12 +14,18 @@ from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mixer_dist.models.initial import initialize
+from mixer_dist.models.recomputed import (
+    LAYER_NORM_EPSILON,
+    ChannelLinear,
+    LazyLayerNorm,
+    Normed,
+    RecomputedChannelLinear,
+    TokenLinear,
+)
 
 COLOURS = 3
-LAYER_NORM_EPSILON = 1e-6  # Flax's default; torch's own default, 1e-5, is another model
 
 
 @dataclass(frozen=True)
@@ -56,29 +62,6 @@ class Dimensions(TypedDict):
     num_classes: int
 
 
-class TokenLinear(nn.Module):
-    """A linear map over the token axis, (S, B, C) -> (D, B, C), shared by all channels."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.empty(out_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return weight @ x + bias in one matrix product; x is (S, B, C), the result (D, B, C)."""
-        num_tokens, batch, channels = x.shape
-        columns = x.reshape(num_tokens, batch * channels)  # (S, B*C), a view
-        mixed = torch.addmm(self.bias.unsqueeze(1), self.weight, columns)  # (D, B*C)
-        return mixed.view(-1, batch, channels)  # (D, B, C)
-
-
-class ChannelLinear(nn.Linear):
-    """A linear map over the last axis; `initialize` sets its values."""
-
-    def reset_parameters(self) -> None:
-        """Draw nothing: building a model must leave the global random state as it was."""
-
-
 class Mlp(nn.Module):
     """Two linear maps with a GELU between them (paper section 2, eq. 1)."""
 
@@ -87,11 +70,9 @@ class Mlp(nn.Module):
         self.fc1 = fc1
         self.fc2 = fc2
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return fc2(gelu(fc1(x))), of the shape of x."""
-        # Flax's nn.gelu is the tanh approximation; the exact erf form differs by up to 5e-4.
-        hidden = F.gelu(self.fc1(x), approximate="tanh")  # (D_S, B, C) or (S, B, D_C)
-        mixed: Tensor = self.fc2(hidden)
+    def forward(self, x: Normed) -> Tensor:
+        """Return fc2(gelu(fc1(LayerNorm(x)))), of the shape of x."""
+        mixed: Tensor = self.fc2(self.fc1(x))  # which know what they are maps of
         return mixed
 
 
@@ -102,13 +83,14 @@ class MixerBlock(nn.Module):
         self, num_tokens: int, hidden_dim: int, tokens_mlp_dim: int, channels_mlp_dim: int
     ) -> None:
         super().__init__()
-        self.token_norm = nn.LayerNorm(hidden_dim, eps=LAYER_NORM_EPSILON)
+        self.token_norm = LazyLayerNorm(hidden_dim)
         self.token_mixing = Mlp(
             TokenLinear(num_tokens, tokens_mlp_dim), TokenLinear(tokens_mlp_dim, num_tokens)
         )
-        self.channel_norm = nn.LayerNorm(hidden_dim, eps=LAYER_NORM_EPSILON)
+        self.channel_norm = LazyLayerNorm(hidden_dim)
         self.channel_mixing = Mlp(
-            ChannelLinear(hidden_dim, channels_mlp_dim), ChannelLinear(channels_mlp_dim, hidden_dim)
+            RecomputedChannelLinear(hidden_dim, channels_mlp_dim),
+            RecomputedChannelLinear(channels_mlp_dim, hidden_dim),
         )
 
     def forward(self, x: Tensor, masks: Tensor | None = None) -> Tensor:

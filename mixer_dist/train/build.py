@@ -1,4 +1,4 @@
-"""From a configuration to a model and to the engine that trains it."""
+"""From a configuration to a model, to the engine that trains it, and to its batches."""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,9 +7,11 @@ import torch
 
 from mixer_dist import distributed
 from mixer_dist.config import ModelConfig, RunConfig
-from mixer_dist.data.stream import micro_batch_shape
+from mixer_dist.data.manifest import Dataset
+from mixer_dist.data.stream import Cursor, Share, TrainStream, micro_batch_shape
 from mixer_dist.models.initial import initialize
-from mixer_dist.models.mixer import VARIANTS, MlpMixer
+from mixer_dist.models.mixer import VARIANTS, MlpMixer, depth_rates
+from mixer_dist.storage import Storage
 from mixer_dist.train.engine import Engine
 from mixer_dist.train.torch_engine import TorchEngine, mesh_shape
 
@@ -44,6 +46,22 @@ def build_engine(config: RunConfig, model: MlpMixer) -> Engine:
 
         return ZeroEngine(model, config, micro_batch_size, grad_accum_steps)
     return TorchEngine(model, config, micro_batch_size)
+
+
+def build_stream(
+    config: RunConfig, dataset: Dataset, storage: Storage, cursor: Cursor
+) -> TrainStream:
+    """This rank's batches from a cursor on."""
+    size, grad_accum_steps = micro_batch_shape(config, distributed.world_size())
+    num_blocks = model_dimensions(config.model)["num_blocks"]
+    return TrainStream(
+        config,
+        dataset,
+        storage,
+        cursor,
+        Share(distributed.rank(), distributed.world_size(), size * grad_accum_steps),
+        depth_rates(num_blocks, config.model.stochastic_depth),
+    )
 
 
 def check_engine(config: RunConfig, world_size: int) -> None:

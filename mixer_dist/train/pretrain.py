@@ -11,12 +11,11 @@ from mixer_dist.checkpoint.load import load_pieces
 from mixer_dist.config import RunConfig
 from mixer_dist.data.batch import Batch
 from mixer_dist.data.order import Window
-from mixer_dist.data.stream import Cursor, Share, TrainStream, micro_batch_shape
+from mixer_dist.data.stream import Cursor, TrainStream
 from mixer_dist.liveness import Peers, peers_watched
 from mixer_dist.metrics import Line
-from mixer_dist.models.mixer import depth_rates
 from mixer_dist.stop_requests import StopRequests
-from mixer_dist.train.build import build_engine, model_dimensions
+from mixer_dist.train.build import build_engine, build_stream
 from mixer_dist.train.checkpoint_schedule import CheckpointSchedule
 from mixer_dist.train.description import describe
 from mixer_dist.train.engine import Engine
@@ -98,17 +97,9 @@ def train(run: Run, engine: Engine, stop_requests: StopRequests, watchdog: Watch
 
 def training_stream(run: Run) -> TrainStream:
     """This rank's batches, from where the run stands."""
-    micro_batch_size, grad_accum_steps = micro_batch_shape(run.config, distributed.world_size())
-    rate = run.config.model.stochastic_depth
-    num_blocks = model_dimensions(run.config.model)["num_blocks"]
-    return TrainStream(
-        run.config,
-        run.dataset,
-        run.storage,
-        Cursor(run.state.step, run.state.position, tuple(Window(*w) for w in run.state.skipped)),
-        Share(distributed.rank(), distributed.world_size(), micro_batch_size * grad_accum_steps),
-        depth_rates(num_blocks, rate),
-    )
+    skipped = tuple(Window(*window) for window in run.state.skipped)
+    cursor = Cursor(run.state.step, run.state.position, skipped)
+    return build_stream(run.config, run.dataset, run.storage, cursor)
 
 
 def guard_updates(run: Run, engine: Engine, recent: Sequence[Line]) -> None:

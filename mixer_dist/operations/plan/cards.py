@@ -1,5 +1,6 @@
 """GPUs as their makers describe them: rates without sparsity, one direction of a link."""
 
+import re
 from dataclasses import dataclass
 
 from mixer_dist.errors import RefusedError
@@ -25,6 +26,10 @@ class Card:
     """Of a GPU's share of the node's network cards, one direction."""
     gpus_per_node: int
     cores_per_node: int
+
+    def peak_flops(self, precision: str) -> float:
+        """A second, in a run's precision."""
+        return self.bf16_flops if precision == "bf16" else self.fp32_flops
 
 
 CARDS = {
@@ -58,6 +63,14 @@ CARDS = {
         32 * GIGA, 25 * GIGA, 8, 64,
     ),
 }  # fmt: skip
+
+
+def card_of_device(name: str) -> Card | None:
+    """The card behind a name as CUDA gives it, such as `NVIDIA A100-SXM4-40GB`."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    keys = [key for key in CARDS if key.partition("-")[0] in words]
+    smaller = [key for key in keys if f"{key.partition('-')[2]}gb" in words]
+    return CARDS[(smaller or keys)[0]] if keys else None
 
 
 def card_named(name: str) -> Card:

@@ -1,8 +1,9 @@
 """What a plan assumes of machines; a measured value may stand in for each."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -69,14 +70,20 @@ class Rates(Section):
         }
 
 
-def load_rates(path: str | None) -> Rates:
-    """Measured rates from a JSON object; MissingError, ConfigError."""
-    if path is None:
-        return Rates()
+def load_rates(paths: Sequence[str]) -> Rates:
+    """Measured rates from JSON objects, of which a later one wins; MissingError, ConfigError."""
+    measured: dict[str, Any] = {}
+    for path in paths:
+        measured |= parse(Rates, _rates_tree(path), path).model_dump(exclude_unset=True)
+    return Rates(**measured)
+
+
+def _rates_tree(path: str) -> Any:
+    """The rates in a file, as written by hand or printed by `bench --json`."""
     try:
         tree = json.loads(Path(path).read_bytes())
     except OSError as error:
         raise MissingError(f"--calibrate: cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"--calibrate: {path} is not JSON: {error}") from None
-    return parse(Rates, tree, path)
+    return tree.get("rates", tree) if isinstance(tree, dict) else tree

@@ -75,8 +75,7 @@ def kernels_s(kernels: Counter[Kernel], setup: Setup) -> float:
 
 def peak_flops(setup: Setup) -> float:
     """The card's, a second, in the run's precision."""
-    is_bf16 = setup.config.engine.precision == "bf16"
-    return setup.card.bf16_flops if is_bf16 else setup.card.fp32_flops
+    return setup.card.peak_flops(setup.config.engine.precision)
 
 
 def update_s(sizes: Sizes, setup: Setup) -> float:

@@ -1,0 +1,1 @@
+"""Rates of this machine: the step, the data path, checkpoints, collectives."""
