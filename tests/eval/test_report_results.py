@@ -5,11 +5,13 @@ import hashlib
 import io
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
 from mixer_dist import cli
 from mixer_dist.checkpoint.pins import pinned_steps
+from mixer_dist.errors import RefusedError
 from mixer_dist.eval.report.best import standings
 from mixer_dist.eval.report.effort import Efforts
 from mixer_dist.eval.report.history import read_history
@@ -174,3 +176,9 @@ def test_wandb_that_is_not_installed_is_one_line(capsys, run_dir, monkeypatch):
     line = refusal(capsys, "report", run_dir.url, "--wandb", "mixer")
     assert "pip install 'mixer_dist[wandb]'" in line
     assert "report" not in STORAGE.names(run_dir.url)
+
+
+def test_tensorboard_is_for_local_runs(run_dir):
+    history = replace(read_history(STORAGE, run_dir), run_dir=RunDir("s3://bucket/run"))
+    with pytest.raises(RefusedError, match=r"local run_dir, got s3://bucket/run"):
+        Sinks(tensorboard=True).check({"run": history})

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from mixer_dist.errors import DataError
+from mixer_dist.eval.subject import UNTRAINED
 from mixer_dist.progress import watch
 from mixer_dist.run_dir import RunDir, evaluated_step
 from mixer_dist.sections import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 from mixer_dist.storage import Storage, join
 
 ACCURACY, LOSS = "accuracy", "loss"
-UNTRAINED = "untrained"  # stands where others have the URL of a checkpoint
 
 PerSeed = Annotated[tuple[Fraction, ...], Field(min_length=1)]
 

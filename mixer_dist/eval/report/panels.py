@@ -30,7 +30,7 @@ from mixer_dist.eval.look import (
 )
 from mixer_dist.eval.report.effort import Axis, Effort
 
-AXES: dict[Axis, str] = {"step": "steps", "samples": "samples seen", "gpu_hours": "GPU-hours"}
+AXES: dict[Axis, str] = {"step": "step", "samples": "samples seen", "gpu_hours": "GPU-hours"}
 
 PERCENT = 100.0
 MAX_LABELS = 8  # values written beside the points of one panel
@@ -106,7 +106,7 @@ def _styles(panels: Sequence[Panel], palette: Palette) -> dict[str, _Style]:
 def _draw_panel(
     axes: Axes, panel: Panel, axis: Axis, styles: Mapping[str, _Style], palette: Palette
 ) -> None:
-    label(axes, _short(panel.title), panel.unit, palette, along=AXES[axis].removesuffix("s"))
+    label(axes, _short(panel.title), panel.unit, palette, along=AXES[axis])
     only = _Style(palette.primary, "-")
     drawn = [_draw_series(axes, each, axis, styles.get(each.name, only)) for each in panel.series]
     across(axes, np.concatenate([xs for xs, _ in drawn]), _FORMATS[axis], room_share=0.08)

@@ -34,7 +34,7 @@ HOW_TO_READ = (
 def run_sections(history: History) -> list[Section]:
     """Everything below the head of the page."""
     makers = (_training, evaluation_section, _times, _attempts)
-    return [make(history) for make in watch(makers, len(makers), "parts of the page")]
+    return [make(history) for make in watch(makers, len(makers), "parts")]
 
 
 def run_page(history: History, sections: Sequence[Section], chosen: Chosen | None) -> str:

@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -29,9 +30,9 @@ class Sinks:
         """RefusedError where a package is missing, or TensorBoard cannot write."""
         if self.wandb:
             _import("wandb")
-        for history in runs.values():
-            if self._is_on_board(history):
-                _import("tensorboard")
+        if self.tensorboard:
+            _import("tensorboard")
+            for history in runs.values():
                 _check_is_local(history)
 
     def write(self, storage: Storage, runs: Mapping[str, History]) -> None:
@@ -43,8 +44,7 @@ class Sinks:
                 _write_to_wandb(history, name, self.wandb)
 
     def _is_on_board(self, history: History) -> bool:
-        asked = history.config is not None and history.config.logging.tensorboard
-        return bool(history.evaluations) and (self.tensorboard or asked)
+        return bool(history.evaluations) and (self.tensorboard or _was_on_board(history))
 
 
 def scalars(evaluation: Evaluation) -> Iterator[tuple[str, float]]:
@@ -104,8 +104,18 @@ def _import(module: str) -> Any:
         ) from None
 
 
+def _was_on_board(history: History) -> bool:
+    """Whether the trainer wrote scalars; who reads its run elsewhere may have no TensorBoard."""
+    asked = history.config is not None and history.config.logging.tensorboard
+    return asked and _is_local(history) and find_spec("tensorboard") is not None
+
+
+def _is_local(history: History) -> bool:
+    return "://" not in history.run_dir.url
+
+
 def _check_is_local(history: History) -> None:
-    if "://" in history.run_dir.url:
+    if not _is_local(history):
         raise RefusedError(
             f"--tensorboard needs a local run_dir, got {history.run_dir.url}: "
             "results.csv of a report goes anywhere"

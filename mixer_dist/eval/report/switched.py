@@ -14,7 +14,10 @@ def switched(name: str, panels: Sequence[Panel]) -> tuple[str, dict[str, bytes]]
     files: dict[str, bytes] = {}
     for axis, title in AXES.items():
         if any(panel.reaches(axis) for panel in panels):
-            drawn[title] = picture(partial(panels_png, panels, axis), f"{name} over {title}")
+            drawn[title] = picture(
+                partial(panels_png, panels, axis),
+                f"{name.capitalize()} against {title}: the numbers are in the tables.",
+            )
             suffix = "" if axis == "step" else f"-{axis.replace('_', '-')}"
             files[f"{name}{suffix}.png"] = drawn[title].png
-    return page.switched("Show over", drawn), files
+    return page.switched("Against", drawn), files
