@@ -20,13 +20,6 @@ from mixer_dist.storage import Storage
 from tests.ranks import Ranks
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two workers take a file each, and one of them all that looks for every Slurm process."""
-    for item in items:
-        group = "slurm" if item.path.parent.name == "launchers" else item.path.name
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.parent.name}/{group}"))
-
-
 @dataclass(frozen=True)
 class LocalS3:
     """A loopback S3 server whose credentials are those of the environment."""
