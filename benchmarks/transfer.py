@@ -6,8 +6,8 @@ Then 5-shot, knn, linear and fine-tuning, on 1,000 images of the two classes and
 digits: of the pretrained network, of the same network untrained, and, where nothing is trained but
 the classifier, of raw pixels.
 
-Prints a Markdown table. Takes a quarter to half an hour on 2 CPU cores. What was done stays in --folder:
-the same command goes on from there.
+Prints a Markdown table. Takes a quarter to half an hour on 2 CPU cores. What was done stays in
+--folder: the same command goes on from there.
 """
 
 import argparse
