@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mixer_dist import distributed
+
 SLOW = 1.5  # times the median of all ranks
 NOTABLE_S = 1e-3  # below which a forward's time is the machine's noise
 STARVED, FED = 0.20, 0.05  # shares of an interval spent waiting for data
@@ -34,16 +36,16 @@ class ForwardTimer:
         self._spans = []
         return statistics.median(seconds) if seconds else 0.0
 
-    def _begin(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._began = _now(inputs[0].device)
+    def _begin(self, *_: Any) -> None:
+        self._began = _now()
 
-    def _end(self, _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        self._spans.append((self._began, _now(output.device)))
+    def _end(self, *_: Any) -> None:
+        self._spans.append((self._began, _now()))
 
 
-def _now(device: torch.device) -> Any:
+def _now() -> Any:
     """A moment on the device's own clock, which is not waited for."""
-    if device.type != "cuda":
+    if distributed.device().type != "cuda":
         return time.perf_counter()
     event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     event.record()
