@@ -9,8 +9,9 @@ from mixer_dist import distributed
 from mixer_dist.config import RunConfig, TrainedTask
 from mixer_dist.data.manifest import load_dataset
 from mixer_dist.eval.score import Score
+from mixer_dist.eval.setting import Setting
 from mixer_dist.eval.subject import Subject
-from mixer_dist.eval.tasks import Setting, score
+from mixer_dist.eval.tasks import score
 from mixer_dist.liveness import peers_watched
 from mixer_dist.storage import Storage
 
