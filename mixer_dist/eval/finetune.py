@@ -52,7 +52,7 @@ class Finetuning:
         """
         with self.stop_requests:
             on_dev = self._on_dev()
-            rate = max(on_dev, key=lambda rate: on_dev[rate])
+            rate = max(self.task.learning_rates, key=lambda rate: on_dev.get(rate, 0.0))
             found = [self._on_test(rate, seed) for seed in self.task.seeds]
         details = {
             "learning_rate": rate,
@@ -63,13 +63,10 @@ class Finetuning:
         return Score(tuple(found), num_judged, num_classes, self.task.seeds, details)
 
     def _on_dev(self) -> dict[float, float]:
-        """Accuracy by learning rate, trained on train alone; 0 where there is nothing to choose."""
-        rates = self.task.learning_rates
-        if len(rates) == 1:
-            return {rates[0]: 0.0}
-        seed = self.task.seeds[0]
+        """Accuracy by learning rate, trained on train alone; nothing where there is no choice."""
+        rates, seed = self.task.learning_rates, self.task.seeds[0]
         return {rate: self._accuracy(f"dev-{rate:g}", ["train"], "dev", rate, seed)
-                for rate in rates}  # fmt: skip
+                for rate in rates if len(rates) > 1}  # fmt: skip
 
     def _on_test(self, rate: float, seed: int) -> float:
         splits = [split for split in ("train", "dev") if split in self.setting.datasets]
