@@ -113,7 +113,7 @@ def read_values(storage: Storage, checkpoint: Checkpoint, num_parts: int = 1) ->
     found: Values = {}
     wanted: list[Piece] = []
     for fqn, entry in checkpoint.manifest.parameters.items():
-        for kind in KINDS:
+        for kind in KINDS["adamw"]:
             flat = found[f"{kind}.{fqn}"] = torch.zeros(entry.cuts[-1])
             cuts = [flat.numel() * part // num_parts for part in range(num_parts + 1)]
             wanted += [

@@ -8,14 +8,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from mixer_dist.config import RunConfig
 from mixer_dist.config.evaluation import FEATURES
 from mixer_dist.errors import MissingError, SupersededError
 from mixer_dist.sections import Section, parse
 from mixer_dist.storage import Storage, join
-from mixer_dist.yaml_tree import load_yaml
+from mixer_dist.yaml_tree import dump_yaml, load_yaml
 
 _ATTEMPT_FILE = re.compile(r"^(\d{4,})\.yaml$")
 _STEP_NAME = re.compile(r"^step-(\d{8,})$")
@@ -188,7 +186,7 @@ def read_attempt(storage: Storage, run_dir: RunDir, number: int) -> Attempt:
 def write_attempt(storage: Storage, run_dir: RunDir, attempt: Attempt) -> None:
     """Record a start."""
     tree: dict[str, Any] = attempt.model_dump(mode="json")
-    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    text = dump_yaml(tree)
     storage.write(run_dir.attempt_file(attempt.attempt), text.encode())
 
 

@@ -7,11 +7,11 @@ import difflib
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
-import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic import ConfigDict as PydanticConfig
 
 from mixer_dist.errors import ConfigError, redacted
+from mixer_dist.yaml_tree import dump_yaml
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -70,7 +70,7 @@ def parse(section: type[S], tree: Any, source: str) -> S:
 
 def dump_config(config: Section) -> str:
     """The configuration as YAML that load_config reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_yaml(config.model_dump(mode="json"))
 
 
 def _explain(section: type[Section], problem: Any) -> str:

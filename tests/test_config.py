@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from mixer_dist.config import RunConfig, load_config, load_suite, with_suite
 from mixer_dist.errors import ConfigError, MissingError
 from mixer_dist.sections import dump_config, parse
-from mixer_dist.yaml_tree import load_yaml
+from mixer_dist.yaml_tree import dump_yaml, load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -359,3 +359,8 @@ def test_shots_are_a_number_or_several(small):
     found = [load_config(small, [task.format(shots)]).evals[0] for shots in ("10", "[1, 5]")]
     assert [each.shots for each in found] == [(10,), (1, 5)]
     assert [each.main_shots for each in found] == [10, 5]
+
+
+@pytest.mark.parametrize("text", ["20091851514239e3", "1e5", "12", "on", "0x1f", "1_0", "-.5"])
+def test_a_text_that_looks_like_a_number_is_a_text_when_it_is_read_again(text):
+    assert load_yaml(dump_yaml({"id": text}), "here") == {"id": text}

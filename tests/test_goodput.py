@@ -171,7 +171,7 @@ def test_a_real_run_that_is_killed_and_goes_on(ranks, digits, tmp_path, capsys):
     for kind in ("productive", "start_up", "down"):
         assert spent.seconds[kind] > 0, spent.seconds
     assert cli.main(["report", run_dir.url, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    [told] = json.loads(capsys.readouterr().out)["runs"]
     assert told["seconds"] == pytest.approx(spent.seconds)
     assert told["goodput"] == pytest.approx(spent.share)
     assert cli.main(["status", run_dir.url, "--json"]) == 0

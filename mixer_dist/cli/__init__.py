@@ -18,6 +18,7 @@ from mixer_dist.cli.operations import add_operations
 from mixer_dist.cli.plan import add_plan
 from mixer_dist.cli.pool import add_pool
 from mixer_dist.cli.proofs import add_verify_resume
+from mixer_dist.cli.report import add_report
 from mixer_dist.cli.runs import add_run_verbs
 from mixer_dist.errors import MixerError, PeerError
 
@@ -58,6 +59,7 @@ def build_parser() -> Parser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     add_run_verbs(verbs)
     add_pool(verbs)
+    add_report(verbs)
     add_operations(verbs)
     add_plan(verbs)
     add_bench(verbs)

@@ -1,8 +1,7 @@
-"""Verbs that act on a run: pretrain, evaluate, report."""
+"""Verbs that act on a run: pretrain, evaluate."""
 
 import argparse
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mixer_dist.cli.arguments import (
@@ -15,7 +14,6 @@ from mixer_dist.cli.arguments import (
     suite_of,
 )
 from mixer_dist.cli.exit_file import exit_recorded
-from mixer_dist.cli.storage_options import add_storage_arguments, storage_of
 from mixer_dist.errors import RefusedError
 from mixer_dist.stop_requests import StopRequests, ended_on_request
 
@@ -24,10 +22,9 @@ if TYPE_CHECKING:
 
 
 def add_run_verbs(verbs: Any) -> None:
-    """pretrain, evaluate, report."""
+    """pretrain, evaluate."""
     _add_pretrain(verbs)
     _add_evaluate(verbs)
-    _add_report(verbs)
 
 
 def _add_pretrain(verbs: Any) -> None:
@@ -62,16 +59,6 @@ def _add_evaluate(verbs: Any) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done and stop")
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
     parser.add_argument("--claim", metavar="HOLDER", help=argparse.SUPPRESS)  # for pools
-
-
-def _add_report(verbs: Any) -> None:
-    parser = add_verb(
-        verbs, "report", _report, "curves, evaluations and goodput of a run as HTML and PNG",
-        "mixer-dist report runs/quickstart",
-    )  # fmt: skip
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="a run's directory or URL")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    add_storage_arguments(parser)
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
@@ -151,14 +138,3 @@ def _accuracy_line(result: dict[str, Any]) -> str:
         f"{result['task']}: {result['accuracy']:.2%} top-1, {method} of "
         f"{result['num_classes']} classes, step {result['step']}{by_seed}"
     )
-
-
-def _report(arguments: argparse.Namespace) -> None:
-    from mixer_dist.eval.report import write_report
-    from mixer_dist.run_dir import RunDir
-
-    report = write_report(storage_of(arguments), RunDir(arguments.run_dir))
-    if arguments.json:
-        print(json.dumps(asdict(report)))
-        return
-    print(f"wrote {report.page}: {report.num_evaluations} evaluations, step {report.last_step}")

@@ -20,8 +20,9 @@ from mixer_dist.config import (
 from mixer_dist.data.manifest import load_dataset
 from mixer_dist.errors import ConfigError, MissingError
 from mixer_dist.eval.results import Result, checked_origin, whole_result
+from mixer_dist.eval.setting import Setting
 from mixer_dist.eval.subject import Subject, judged
-from mixer_dist.eval.tasks import Setting, score
+from mixer_dist.eval.tasks import score
 from mixer_dist.liveness import Peers, peers_watched
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage

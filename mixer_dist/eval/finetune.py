@@ -25,8 +25,8 @@ from mixer_dist.errors import CheckpointError, ConfigError, MissingError
 from mixer_dist.eval.features import BATCH_IMAGES, RESIZE_RATIO
 from mixer_dist.eval.finetune_config import finetune_config
 from mixer_dist.eval.score import Score, mean_over_ranks
-from mixer_dist.eval.subject import UNTRAINED, Subject
-from mixer_dist.liveness import Peers
+from mixer_dist.eval.setting import Setting
+from mixer_dist.eval.subject import UNTRAINED
 from mixer_dist.run_dir import RunDir
 from mixer_dist.stop_requests import StopRequests
 from mixer_dist.storage import Storage, join
@@ -41,13 +41,8 @@ logger = logging.getLogger(__name__)
 class Finetuning:
     """All runs of a task on one subject."""
 
-    config: RunConfig
     task: FinetuneConfig
-    subject: Subject
-    datasets: dict[str, Dataset]
-    """By split."""
-    storage: Storage
-    peers: Peers
+    setting: Setting
     stop_requests: StopRequests = field(default_factory=StopRequests)
 
     def score(self) -> Score:
@@ -57,27 +52,24 @@ class Finetuning:
         """
         with self.stop_requests:
             on_dev = self._on_dev()
-            rate = max(on_dev, key=lambda rate: on_dev[rate])
+            rate = max(self.task.learning_rates, key=lambda rate: on_dev.get(rate, 0.0))
             found = [self._on_test(rate, seed) for seed in self.task.seeds]
         details = {
             "learning_rate": rate,
             "dev_accuracies": {f"{rate:g}": accuracy for rate, accuracy in on_dev.items()},
             "total_steps": self.task.total_steps,
         }
-        num_judged, num_classes = self.datasets["test"].num_samples, len(self._classes())
+        num_judged, num_classes = self.setting.datasets["test"].num_samples, len(self._classes())
         return Score(tuple(found), num_judged, num_classes, self.task.seeds, details)
 
     def _on_dev(self) -> dict[float, float]:
-        """Accuracy by learning rate, trained on train alone; 0 where there is nothing to choose."""
-        rates = self.task.learning_rates
-        if len(rates) == 1:
-            return {rates[0]: 0.0}
-        seed = self.task.seeds[0]
+        """Accuracy by learning rate, trained on train alone; nothing where there is no choice."""
+        rates, seed = self.task.learning_rates, self.task.seeds[0]
         return {rate: self._accuracy(f"dev-{rate:g}", ["train"], "dev", rate, seed)
-                for rate in rates}  # fmt: skip
+                for rate in rates if len(rates) > 1}  # fmt: skip
 
     def _on_test(self, rate: float, seed: int) -> float:
-        splits = [split for split in ("train", "dev") if split in self.datasets]
+        splits = [split for split in ("train", "dev") if split in self.setting.datasets]
         return self._accuracy(f"test-seed-{seed}", splits, "test", rate, seed)
 
     def _accuracy(
@@ -89,8 +81,8 @@ class Finetuning:
         if outcome is None:
             logger.info("%s: %s, learning rate %g, seed %d", self.task.name, name, rate, seed)
             config = self._run_config(run_dir, trained_on, rate, seed)
-            train_run(config, self.peers, (), self.stop_requests)
-            accuracy = self._judge(config, run_dir, self.datasets[judged_on])
+            train_run(config, self.setting.peers, (), self.stop_requests)
+            accuracy = self._judge(config, run_dir, self.setting.datasets[judged_on])
             outcome = {"learning_rate": rate, "seed": seed, "accuracy": accuracy}
             distributed.on_main(partial(self._conclude, run_dir, outcome))
         return float(outcome["accuracy"])
@@ -98,50 +90,54 @@ class Finetuning:
     def _run_config(
         self, run_dir: RunDir, splits: Sequence[str], rate: float, seed: int
     ) -> RunConfig:
-        is_untrained = self.subject.checkpoint == UNTRAINED
-        init_from = self.config.init_from if is_untrained else self.subject.checkpoint
+        is_untrained = self.setting.subject.checkpoint == UNTRAINED
+        init_from = (
+            self.setting.config.init_from if is_untrained else self.setting.subject.checkpoint
+        )
         urls = [self.task.datasets[split] for split in splits]
         num_classes = len(self._classes())
         return finetune_config(
-            self.config, self.task, run_dir.url, init_from, urls, num_classes, rate, seed
+            self.setting.config, self.task, run_dir.url, init_from, urls, num_classes, rate, seed
         )
 
     def _judge(self, config: RunConfig, run_dir: RunDir, dataset: Dataset) -> float:
         """Accuracy of a run's last checkpoint. All ranks must call this."""
-        checkpoint = newest_verified(self.storage, run_dir)
+        checkpoint = newest_verified(self.setting.storage, run_dir)
         if checkpoint is None or checkpoint.manifest.step != config.total_steps:
             raise CheckpointError(f"{run_dir.url} has ended without its last checkpoint")
         model = empty_model(config.model)
-        model.load_state_dict(full_tensors(self.storage, checkpoint), assign=True)
+        model.load_state_dict(full_tensors(self.setting.storage, checkpoint), assign=True)
         logits = model.to(distributed.device(), torch.float32).eval()
-        return accuracy(logits, config, dataset, self.storage, self.task.resize)
+        return accuracy(logits, config, dataset, self.setting.storage, self.task.resize)
 
     @property
     def _folder(self) -> str:
         """Of the runs that begin with this subject."""
-        evaluations = RunDir(self.config.run_dir).evaluations(self.task.name)
-        return join(evaluations, "runs", self.subject.sha256[:16])
+        evaluations = RunDir(self.setting.config.run_dir).evaluations(self.task.name)
+        return join(evaluations, "runs", self.setting.subject.sha256[:16])
 
     def _classes(self) -> tuple[str, ...]:
-        classes = self.datasets["train"].classes
+        classes = self.setting.datasets["train"].classes
         if not classes:
             raise ConfigError(f"{self.task.name}: {self.task.train} names no classes: relabel it")
         return tuple(classes)
 
     def _outcome(self, run_dir: RunDir) -> dict[str, Any] | None:
         try:
-            return dict(json.loads(self.storage.read(_outcome_file(run_dir))))
+            return dict(json.loads(self.setting.storage.read(_outcome_file(run_dir))))
         except MissingError:
             return None
 
     def _conclude(self, run_dir: RunDir, outcome: dict[str, Any]) -> None:
         """Write down what a run came to, then drop its checkpoints."""
-        self.storage.write(_outcome_file(run_dir), (json.dumps(outcome) + "\n").encode())
-        for step in known_steps(self.storage, run_dir):
+        self.setting.storage.write(_outcome_file(run_dir), (json.dumps(outcome) + "\n").encode())
+        for step in known_steps(self.setting.storage, run_dir):
             url = run_dir.checkpoint(step)
-            for name in sorted(self.storage.names(url), key=lambda name: name != MANIFEST_NAME):
-                self.storage.delete(join(url, name))
-            self.storage.delete_folder(url)
+            for name in sorted(
+                self.setting.storage.names(url), key=lambda name: name != MANIFEST_NAME
+            ):
+                self.setting.storage.delete(join(url, name))
+            self.setting.storage.delete_folder(url)
 
 
 def accuracy(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 DPI = 130
@@ -17,7 +17,10 @@ WIDE, NARROW = 11.4, 5.4
 ROW_HEIGHT = 3.3
 LEFT, RIGHT, BOTTOM, TOP = 0.76, 0.66, 0.58, 0.42
 
+DASHES = (0, (5, 3))
 ROUND_STEPS = (1, 2, 2.5, 5, 10)  # between ticks, times a power of ten
+
+WHOLE = FuncFormatter(lambda value, _: f"{value:,.0f}")
 
 Floats = NDArray[np.float64]
 
@@ -35,15 +38,19 @@ class Palette:
     """For a thin line behind one in the primary colour."""
     secondary: str
     alert: str
+    series: tuple[str, ...]
+    """Of curves that are compared, in their order."""
 
 
 LIGHT = Palette(
     background="#ffffff", text="#1d2733", muted="#5f6b7a", grid="#e4e8ed",
     primary="#23578f", faint="#a9c3df", secondary="#b8621b", alert="#c0392b",
+    series=("#23578f", "#b8621b", "#2e7d4f", "#8450a8", "#b3375f", "#137f8b", "#7d7320", "#5f6b7a"),
 )  # fmt: skip
 DARK = Palette(
     background="#161b22", text="#e3e8ee", muted="#98a4b3", grid="#2b333e",
     primary="#86b6ea", faint="#3f5f85", secondary="#e3a063", alert="#ff8a7a",
+    series=("#86b6ea", "#e3a063", "#7fcf9d", "#c6a3ea", "#f391ae", "#6fd0d8", "#d2c86e", "#98a4b3"),
 )  # fmt: skip
 
 
@@ -90,27 +97,33 @@ def style(axes: Axes, palette: Palette) -> None:
     axes.spines[["left", "bottom"]].set_color(palette.grid)
 
 
-def label(axes: Axes, title: str, unit: str, palette: Palette) -> None:
-    """Say what a panel shows over steps, and in which unit."""
+def label(axes: Axes, title: str, unit: str, palette: Palette, along: str = "step") -> None:
+    """Say what a panel shows along which axis, and in which unit."""
     # A name from outside may hold a $, which would else be read as mathematics.
     axes.set_title(
         title, loc="left", fontsize=FONT_SIZE + 1.5, fontweight="bold", color=palette.text,
         parse_math=False,
     )  # fmt: skip
     axes.set_ylabel(unit, fontsize=FONT_SIZE, color=palette.muted)
-    axes.set_xlabel("step", fontsize=FONT_SIZE, color=palette.muted)
+    axes.set_xlabel(along, fontsize=FONT_SIZE, color=palette.muted)
 
 
 def steps_axis(axes: Axes, steps: Floats, room_share: float = 0.03) -> None:
-    """Whole steps with some room at both ends, also around a single one."""
-    first, last = steps.min(), steps.max()
+    """Whole steps along the horizontal axis."""
+    across(axes, steps, WHOLE, room_share)
+
+
+def across(axes: Axes, values: Floats, shown: Formatter, room_share: float = 0.03) -> None:
+    """The horizontal axis with some room at both ends, also around a single value."""
+    first, last = values.min(), values.max()
     room = room_share * (last - first) or 1.0
     axes.set_xlim(first - room, last + room)
     if first == last:
         axes.set_xticks([first])
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=ROUND_STEPS, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+        is_whole = bool((values == values.round()).all())
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=ROUND_STEPS, integer=is_whole))
+    axes.xaxis.set_major_formatter(shown)
 
 
 def log_axis(axes: Axes, values: Floats) -> None:

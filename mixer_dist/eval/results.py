@@ -14,7 +14,7 @@ from mixer_dist.config import Task
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.errors import DataError, MissingError, RefusedError
 from mixer_dist.eval.score import Score
-from mixer_dist.eval.tasks import Setting
+from mixer_dist.eval.setting import Setting
 from mixer_dist.run_dir import RunDir, attempt_numbers, evaluated_step, read_attempt
 from mixer_dist.storage import Storage, join
 

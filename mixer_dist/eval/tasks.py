@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from mixer_dist.config import (
     FinetuneConfig,
     KnnConfig,
     LinearConfig,
-    RunConfig,
     Task,
     TrainedTask,
     UpstreamConfig,
@@ -22,37 +20,17 @@ from mixer_dist.config import (
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.errors import ConfigError, DataError
 from mixer_dist.eval.feature_set import FeatureSet, Labels
-from mixer_dist.eval.features import dataset_features
 from mixer_dist.eval.fewshot import fewshot_accuracies
 from mixer_dist.eval.finetune import Finetuning
 from mixer_dist.eval.knn import knn_is_correct
 from mixer_dist.eval.linear import linear_accuracy
 from mixer_dist.eval.score import Score, mean_over_ranks, standard_error
-from mixer_dist.eval.subject import Subject
+from mixer_dist.eval.setting import Setting
 from mixer_dist.eval.upstream import check_labels, upstream_outcomes
-from mixer_dist.liveness import Peers
-from mixer_dist.storage import Storage
 
 MAX_NAMES = 5  # of classes in one message
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a task is carried out on."""
-
-    config: RunConfig
-    storage: Storage
-    subject: Subject
-    datasets: dict[str, Dataset]
-    """By split."""
-    peers: Peers
-
-    def features(self, task: Task, split: str) -> FeatureSet:
-        """Of the split's images. All ranks must call this."""
-        dataset = self.datasets[split]
-        return dataset_features(self.subject, self.config, task, dataset, self.storage)
 
 
 def score(task: Task, setting: Setting) -> Score:
@@ -100,9 +78,7 @@ def _linear(task: LinearConfig, setting: Setting) -> Score:
 
 def _finetune(task: FinetuneConfig, setting: Setting) -> Score:
     _check_same_classes(task, setting)
-    return Finetuning(
-        setting.config, task, setting.subject, setting.datasets, setting.storage, setting.peers
-    ).score()
+    return Finetuning(task, setting).score()
 
 
 def _upstream(task: UpstreamConfig, setting: Setting) -> Score:

@@ -98,4 +98,7 @@ def all_are_whole(run: HandmadeRun) -> bool:
 
 def _pieces(rank: int, step: int) -> list[Piece]:
     start, stop = PER_RANK * rank, PER_RANK * (rank + 1)
-    return [Piece(kind, "w", start, stop, torch.full((PER_RANK,), float(step))) for kind in KINDS]
+    return [
+        Piece(kind, "w", start, stop, torch.full((PER_RANK,), float(step)))
+        for kind in KINDS["adamw"]
+    ]

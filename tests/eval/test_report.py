@@ -4,124 +4,19 @@ import base64
 import io
 import json
 import re
-import time
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mixer_dist.config import RunConfig
 from mixer_dist.errors import DataError, MissingError
-from mixer_dist.eval import figures
-from mixer_dist.eval.report import Report, write_report
-from mixer_dist.metrics import EventLog, MetricsLog
-from mixer_dist.run_dir import Attempt, RunDir, write_attempt
-from mixer_dist.storage import Storage
+from mixer_dist.eval.report import curves as figures
+from mixer_dist.eval.report.report import Report, Wanted, write_report
+from mixer_dist.run_dir import RunDir
+from tests.eval.reported_runs import BATCH, STORAGE, Page, add_evaluation, begin, train
 
-STORAGE = Storage()
-BATCH = 64
 HOSTILE = '<img src=x onerror="alert(1)">&$\\frac'  # also no mathematics for matplotlib
-
-
-def config(url: str, engine: str) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "run_dir": url,
-            "total_steps": 40,
-            "global_batch_size": BATCH,
-            "micro_batch_size": BATCH,
-            "model": {"variant": "S/32", "num_classes": 10},
-            "data": {"train": [{"manifest": "manifest.json"}]},
-            "optimizer": {"learning_rate": 1e-3},
-            "engine": {"name": engine},
-        }
-    )
-
-
-def begin(
-    run_dir: RunDir,
-    number: int,
-    resumed_from: int,
-    engine: str,
-    world_size: int,
-    storage: Storage = STORAGE,
-) -> None:
-    """Record an attempt as the trainer does."""
-    attempt = Attempt(
-        attempt=number, attempt_id=f"id-{number}", resumed_from=resumed_from, dataset="d",
-        config=config(run_dir.url, engine),
-    )  # fmt: skip
-    write_attempt(storage, run_dir, attempt)
-    kind = "resume" if resumed_from else "start"
-    log = EventLog(storage, run_dir, number, rank=0)
-    log.write(kind, step=resumed_from, world_size=world_size)
-    log.close()
-
-
-def train(run_dir: RunDir, number: int, steps: range, skipped: int | None = None) -> None:
-    """Metrics of some steps; the loss tells attempt and step."""
-    log = MetricsLog(STORAGE, run_dir, number)
-    for step in steps:
-        number_or_nan = float("nan") if step == skipped else number + step / 1000
-        log.add(
-            {
-                "attempt": number,
-                "step": step,
-                "position": step * BATCH,
-                "global_batch_size": BATCH,
-                "loss": number_or_nan,
-                "learning_rate": 1e-3 * (1 - step / 40),
-                "grad_norm": number_or_nan,
-                "images_per_s": 1000.0,
-                "data_wait_share": 0.1,
-                "batch_digest": "0" * 16,
-                "update_skipped": step == skipped,
-                "time": time.time() + step,
-            }
-        )
-    log.flush()
-
-
-def add_evaluation(
-    run_dir: RunDir, task: str, step: int, per_seed: list[float], **other: Any
-) -> None:
-    result = {
-        "task": task, "kind": "fewshot", "step": step, "checkpoint": "c", "shots": 5, "l2": 1024.0,
-        "accuracy": sum(per_seed) / len(per_seed), "per_seed": per_seed,
-        "seeds": list(range(len(per_seed))), "num_train": 9, "num_test": 9, "num_classes": 10,
-        "time": 1.7e9,
-    }  # fmt: skip
-    url = run_dir.evaluation(task, step)
-    STORAGE.write(url, json.dumps(result | other).encode())
-
-
-class Page(HTMLParser):
-    """What a reader sees of a page: its text by element, and the elements' attributes."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.text: list[str] = []
-        self._is_cell = False
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        self._is_cell = tag in ("td", "th")
-
-    def handle_endtag(self, tag):
-        self._is_cell = False
-
-    def handle_data(self, data):
-        self.text.append(data)
-        if self._is_cell:
-            self.rows[-1].append(data)
 
 
 @pytest.fixture(scope="module")
@@ -132,15 +27,15 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     train(run_dir, 1, range(1, 26), skipped=7)
     begin(run_dir, 2, resumed_from=20, engine="zero2", world_size=2)
     train(run_dir, 2, range(21, 31))
-    add_evaluation(run_dir, "digits", 0, [0.12, 0.15, 0.18])
-    add_evaluation(run_dir, "digits", 20, [0.5, 0.625, 0.75])
+    add_evaluation(run_dir, "digits", 0, [0.12, 0.15, 0.18], checkpoint="untrained")
+    add_evaluation(run_dir, "digits", 20, [0.5, 0.625, 0.75], standard_error=0.0722)
     add_evaluation(run_dir, HOSTILE, 20, [0.5], num_classes=1000)
     return run_dir
 
 
 @pytest.fixture(scope="module")
 def report(run_dir: RunDir) -> Report:
-    return write_report(STORAGE, run_dir)
+    return write_report(STORAGE, [run_dir.url], Wanted())
 
 
 @pytest.fixture(scope="module")
@@ -155,36 +50,41 @@ def inked_share(png: bytes) -> float:
 
 
 def test_the_files_lie_in_the_run_directory(run_dir, report):
-    names = ["curves.png", "fewshot.png", "goodput.png", "index.html", "metrics.jsonl"]
-    assert STORAGE.names(run_dir.report) == names
-    urls = [report.curves, report.fewshot, report.timeline, report.page, report.metrics]
-    assert urls == [f"{run_dir.report}/{name}" for name in names]
+    pictures = ["curves", "evaluations-gpu-hours", "evaluations-samples", "evaluations", "goodput"]
+    others = ["index.html", "metrics.jsonl", "results.csv", "results.json"]
+    names = [*(f"{name}.png" for name in pictures), *others]
+    assert STORAGE.names(run_dir.report) == sorted(names)
+    assert report.files == {name: f"{run_dir.report}/{name}" for name in names}
+    assert report.page == report.files["index.html"]
 
 
 def test_the_answer_is_the_run_in_numbers(report):
-    assert (report.last_step, report.total_steps, report.num_evaluations) == (30, 40, 3)
-    assert report.last_loss == pytest.approx(2.030)
+    [run] = report.runs
+    assert (run["last_step"], run["total_steps"], report.num_evaluations) == (30, 40, 3)
+    assert run["last_loss"] == pytest.approx(2.030)
+    assert run["samples"] == 30 * BATCH
 
 
 def test_merged_metrics_have_each_step_once_as_the_living_attempt_did_it(report):
-    lines = [json.loads(line) for line in STORAGE.read(report.metrics).splitlines()]
+    lines = [json.loads(line) for line in STORAGE.read(report.files["metrics.jsonl"]).splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 31))
     assert [line["attempt"] for line in lines] == [1] * 20 + [2] * 10
     assert [line["step"] for line in lines if line["loss"] is None] == [7]
 
 
 def test_curves_know_where_an_update_was_skipped_and_an_attempt_resumed(report):
-    lines = [json.loads(line) for line in STORAGE.read(report.metrics).splitlines()]
+    lines = [json.loads(line) for line in STORAGE.read(report.files["metrics.jsonl"]).splitlines()]
     curves = figures.to_curves(lines)
     assert curves.skips.tolist() == [7]
     assert curves.resumes.tolist() == [20]
     assert np.flatnonzero(np.isnan(curves.loss)).tolist() == [6]
 
 
-def test_the_table_has_mean_range_and_chance(page):
-    assert ["digits", "0", "15.00 %", "12.00 – 18.00 %", "10 %", "5-shot", "3"] in page.rows
-    assert ["digits", "20", "62.50 %", "50.00 – 75.00 %", "10 %", "5-shot", "3"] in page.rows
-    assert [HOSTILE, "20", "50.00 %", "50.00 – 50.00 %", "0.1 %", "5-shot", "1"] in page.rows
+def test_the_table_has_every_result_with_error_range_and_chance(page):
+    rows = [[*row[:3], *row[5:]] for row in page.rows if len(row) == 9]
+    assert ["digits", "5-shot", "0", "15.00 %", "12.00 – 18.00 %", "3", "10 %"] in rows
+    assert ["digits", "5-shot", "20", "62.50 ± 7.22 %", "50.00 – 75.00 %", "3", "10 %"] in rows
+    assert [HOSTILE, "5-shot", "20", "50.00 %", "–", "1", "0.1 %"] in rows
 
 
 def test_attempts_and_progress_are_told(page):
@@ -197,10 +97,11 @@ def test_attempts_and_progress_are_told(page):
 
 
 def test_the_table_tells_where_the_time_went(report, page):
-    assert sum(report.seconds.values()) == pytest.approx(report.wall_s)
-    assert report.num_lost_steps == 5
+    [run] = report.runs
+    assert sum(run["seconds"].values()) == pytest.approx(run["wall_s"])
+    assert run["num_lost_steps"] == 5
     shares = {row[0]: row[1] for row in page.rows if len(row) == 3}
-    assert shares["training: steps that count"] == f"{report.goodput:.1%}"
+    assert shares["training: steps that count"] == f"{run['goodput']:.1%}"
     assert shares["in all"] == "100.0%"
 
 
@@ -217,26 +118,26 @@ def test_the_page_holds_all_it_shows(page):
         for name, value in attributes.items()
         if name in ("src", "srcset", "href")
     ]
-    assert len(addresses) == 3 * 4  # light and dark, wide and narrow
+    assert len(addresses) == 5 * 4  # light and dark, wide and narrow
     assert all(address.startswith("data:image/png;base64,") for address in addresses)
 
 
 def test_the_pictures_of_the_page_are_the_files(report, page):
     shown = [a["src"] for tag, a in page.elements if tag == "img"]
     pictures = [base64.b64decode(address.partition(",")[2]) for address in shown]
-    files = [report.curves, report.fewshot, report.timeline]
-    assert pictures == [STORAGE.read(file) for file in files]
-    assert all(0.005 < inked_share(png) < 0.3 for png in pictures[:2])
-    assert 0.3 < inked_share(pictures[2]) < 0.9  # areas, not lines
+    names = ["curves", "evaluations", "evaluations-samples", "evaluations-gpu-hours", "goodput"]
+    assert pictures == [STORAGE.read(report.files[f"{name}.png"]) for name in names]
+    assert all(0.005 < inked_share(png) < 0.3 for png in pictures[:-1])
+    assert 0.3 < inked_share(pictures[-1]) < 0.9  # areas, not lines
 
 
 def test_a_run_that_has_just_begun_has_sentences_and_no_pictures(tmp_path):
     run_dir = RunDir(str(tmp_path))
     begin(run_dir, 1, resumed_from=0, engine="ddp", world_size=8)
-    report = write_report(STORAGE, run_dir)
-    assert STORAGE.names(run_dir.report) == ["index.html", "metrics.jsonl"]
-    assert (report.curves, report.fewshot) == (None, None)
-    assert (report.last_step, report.last_loss, report.num_evaluations) == (0, None, 0)
+    report = write_report(STORAGE, [run_dir.url], Wanted())
+    assert STORAGE.names(run_dir.report) == ["index.html", "metrics.jsonl", "results.json"]
+    [run] = report.runs
+    assert (run["last_step"], run["last_loss"], report.num_evaluations) == (0, None, 0)
     text = Page(STORAGE.read(report.page).decode()).text
     assert "No step has been recorded yet." in text
     assert "No checkpoint has been evaluated yet." in text
@@ -246,21 +147,23 @@ def test_an_attempt_that_left_no_event_has_an_unknown_number_of_ranks(tmp_path):
     run_dir = RunDir(str(tmp_path))
     begin(run_dir, 1, resumed_from=0, engine="ddp", world_size=8)
     STORAGE.delete(run_dir.events_file(1, 0))
-    html = STORAGE.read(write_report(STORAGE, run_dir).page).decode()
+    html = STORAGE.read(write_report(STORAGE, [run_dir.url], Wanted()).page).decode()
     assert ["1", "ddp", "–", "bf16", "the start"] in Page(html).rows
 
 
 def test_an_untrained_network_alone_is_reported(tmp_path):
     run_dir = RunDir(str(tmp_path))
     add_evaluation(run_dir, "digits", 0, [0.1])
-    report = write_report(STORAGE, run_dir)
-    assert (report.curves, report.total_steps, report.num_evaluations) == (None, None, 1)
+    report = write_report(STORAGE, [run_dir.url], Wanted())
+    [run] = report.runs
+    assert (run["total_steps"], run["gpu_hours"], report.num_evaluations) == (None, None, 1)
+    assert "evaluations-samples.png" not in report.files  # nothing tells how many there were
     assert "there are evaluations only" in STORAGE.read(report.page).decode()
 
 
 def test_an_empty_directory_is_refused_and_stays_empty(tmp_path):
     with pytest.raises(MissingError, match=r"attempts/0001\.yaml") as caught:
-        write_report(STORAGE, RunDir(str(tmp_path)))
+        write_report(STORAGE, [str(tmp_path)], Wanted())
     assert caught.value.exit_code == 2
     assert list(tmp_path.iterdir()) == []
 
@@ -269,16 +172,16 @@ def test_a_result_that_is_none_is_named(tmp_path):
     run_dir = RunDir(str(tmp_path))
     add_evaluation(run_dir, "digits", 20, [0.5], accuracy=None)
     with pytest.raises(DataError, match=re.escape(run_dir.evaluation("digits", 20))):
-        write_report(STORAGE, run_dir)
+        write_report(STORAGE, [run_dir.url], Wanted())
     assert not Path(run_dir.report).exists()
 
 
 def test_a_report_can_lie_in_a_bucket(s3):
     storage, run_dir = s3.storage(), RunDir(f"{s3.new_bucket()}/run")
     begin(run_dir, 1, resumed_from=0, engine="ddp", world_size=8, storage=storage)
-    report = write_report(storage, run_dir)
-    assert storage.names(run_dir.report) == ["index.html", "metrics.jsonl"]
-    assert storage.read(report.metrics) == b""
+    report = write_report(storage, [run_dir.url], Wanted())
+    assert storage.names(run_dir.report) == ["index.html", "metrics.jsonl", "results.json"]
+    assert storage.read(report.files["metrics.jsonl"]) == b""
 
 
 def test_a_long_curve_keeps_its_spikes_and_its_gaps():

@@ -1,6 +1,7 @@
 """Status tells how a run is doing in five lines, whatever state it is in, and reads little."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def begin(run_dir: RunDir, attempt: int, at: float, step: int = 0) -> None:
         attempt=attempt, attempt_id=f"id-{attempt}", resumed_from=step, dataset="d", config=CONFIG
     )
     write_attempt(Storage(), run_dir, record)
+    os.utime(run_dir.attempt_file(attempt), (NOW - at, NOW - at))  # it tells when a start was
     add_event(run_dir, attempt, "resume" if step else "start", at, began=NOW - at - 10, step=step)
 
 

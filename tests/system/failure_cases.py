@@ -66,9 +66,14 @@ def pretrain(arguments: list[str], log: str) -> int:
 
 
 def signalled(arguments: list[str], log: str, rank: int, step: int, number: int) -> int:
-    """A rank gets a signal after a step."""
+    """A rank gets a signal after a step, once the checkpoint before it is committed."""
+
+    def signal_itself(schedule: CheckpointSchedule) -> None:
+        schedule._saver.ends_by(time.monotonic() + DEADLINE_S)
+        os.kill(os.getpid(), number)
+
     if distributed.rank() == rank:
-        after_step(step, lambda _: os.kill(os.getpid(), number))
+        after_step(step, signal_itself)
     return pretrain(arguments, log)
 
 

@@ -1,42 +1,16 @@
 """All that a run directory says about its run: attempts, merged metrics, evaluation results."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from functools import cached_property
 
-from pydantic import BaseModel, Field, ValidationError
-
-from mixer_dist.errors import DataError, MissingError
+from mixer_dist.config import RunConfig
+from mixer_dist.errors import MissingError
+from mixer_dist.eval.report.effort import Efforts
+from mixer_dist.eval.report.evaluation import Evaluation, read_evaluations
 from mixer_dist.goodput import AttemptRecord, Goodput, goodput
 from mixer_dist.metrics import Line, attempt_lines, living_lines, read_events
-from mixer_dist.run_dir import (
-    Attempt,
-    RunDir,
-    attempt_numbers,
-    evaluated_step,
-    read_attempt,
-)
-from mixer_dist.sections import Fraction, NonNegativeInt, PositiveInt
-from mixer_dist.storage import Storage, join
-
-
-class Evaluation(BaseModel):
-    """What a report shows of one evaluation result; other keys are left alone."""
-
-    task: str
-    step: NonNegativeInt
-    kind: str
-    shots: PositiveInt | None = None
-    """Of a few-shot task."""
-    accuracy: Fraction
-    """Mean over seeds."""
-    per_seed: Annotated[tuple[Fraction, ...], Field(min_length=1)]
-    num_classes: PositiveInt
-
-    @property
-    def method(self) -> str:
-        """How a panel or a table names it."""
-        return f"{self.shots}-shot" if self.shots else self.kind
+from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt
+from mixer_dist.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -65,9 +39,24 @@ class History:
     """By task and step."""
 
     @property
+    def name(self) -> str:
+        return self.run_dir.url.rstrip("/").rpartition("/")[2]
+
+    @cached_property
     def goodput(self) -> Goodput:
         """Where the time up to the last record went."""
         return goodput([start.record for start in self.starts])
+
+    @cached_property
+    def efforts(self) -> Efforts:
+        """What it took to come to each step."""
+        world_sizes = {start.attempt.attempt: start.world_size for start in self.starts}
+        return Efforts(self.lines, self.goodput.spans, world_sizes)
+
+    @property
+    def config(self) -> RunConfig | None:
+        """Of the newest attempt; None where there are evaluations only."""
+        return self.starts[-1].attempt.config if self.starts else None
 
     @property
     def last_step(self) -> int:
@@ -75,7 +64,7 @@ class History:
 
     @property
     def total_steps(self) -> int | None:
-        return self.starts[-1].attempt.config.total_steps if self.starts else None
+        return self.config.total_steps if self.config else None
 
     @property
     def last_loss(self) -> float | None:
@@ -87,7 +76,7 @@ class History:
 def read_history(storage: Storage, run_dir: RunDir) -> History:
     """Read a run directory; MissingError where there is neither an attempt nor an evaluation."""
     numbers = attempt_numbers(storage, run_dir)
-    evaluations = sorted(_evaluations(storage, run_dir), key=lambda e: (e.task, e.step))
+    evaluations = read_evaluations(storage, run_dir)
     if not numbers and not evaluations:
         raise MissingError(
             f"nothing to report in {run_dir.url}: expected attempts/0001.yaml and metrics/ of "
@@ -103,24 +92,3 @@ def _start(storage: Storage, run_dir: RunDir, number: int) -> Start:
     events = read_events(storage, run_dir, number, rank=0)
     lines = attempt_lines(storage, run_dir, number)
     return Start(attempt, AttemptRecord(number, attempt.resumed_from, events, lines))
-
-
-def _evaluations(storage: Storage, run_dir: RunDir) -> Iterator[Evaluation]:
-    folder = join(run_dir.url, "evals")
-    for task in storage.names(folder):
-        for name in storage.names(join(folder, task)):
-            if evaluated_step(name) is not None:
-                yield _evaluation(storage, join(folder, task, name))
-
-
-def _evaluation(storage: Storage, url: str) -> Evaluation:
-    """One result; DataError where the file is something else."""
-    try:
-        return Evaluation.model_validate_json(storage.read(url))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = "".join(f"{part}: " for part in problem["loc"])
-        raise DataError(
-            f"{url} is not an evaluation result ({where}{problem['msg']}): remove it, or "
-            "evaluate again"
-        ) from None

@@ -10,6 +10,9 @@ from html import escape
 from string import Template
 
 from mixer_dist.eval.look import DARK, LIGHT, Palette
+from mixer_dist.eval.report.picture import Picture
+
+MAX_SWITCHED = 3
 
 # The policy keeps the promise above, also for a browser that finds a hole in the escaping.
 _PAGE = Template("""\
@@ -43,15 +46,33 @@ dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr));
      margin: 1.25rem 0 0; }
 dt { color: var(--muted); font-size: .8125rem; }
 dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
-.scroll { overflow: auto; max-height: 26rem; }
+.scroll { overflow: auto; max-height: 26rem; margin-top: 1rem; }
 table { border-collapse: collapse; font-size: .9375rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .4rem 1.25rem .4rem 0; text-align: left; border-bottom: 1px solid var(--grid); }
 th { color: var(--muted); font-weight: 500; font-size: .8125rem; vertical-align: bottom;
      position: sticky; top: 0; background: var(--background); }
 td.number, th.number { text-align: right; }
+@media (max-width: 40rem) {
+  td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
+}
+@media (min-width: 40rem) {
+  td:first-child, th:first-child { position: sticky; left: 0; background: var(--background); }
+  th:first-child { z-index: 1; }
+}
 td { white-space: nowrap; }
 figure { margin: 0; }
 img { display: block; width: 100%; height: auto; }
+.switch span { margin-right: .75rem; color: var(--muted); font-size: .875rem; }
+.switch input { position: absolute; opacity: 0; }
+.switch label { display: inline-block; padding: .25rem .8rem; margin: 0 .35rem .5rem 0;
+                border: 1px solid var(--grid); border-radius: 1rem; font-size: .875rem;
+                cursor: pointer; }
+.switch input:checked + label { border-color: var(--primary); color: var(--primary); }
+.switch input:focus-visible + label { outline: 2px solid var(--primary); outline-offset: 2px; }
+.switch figure { display: none; }
+.switch input:nth-of-type(1):checked ~ figure:nth-of-type(1),
+.switch input:nth-of-type(2):checked ~ figure:nth-of-type(2),
+.switch input:nth-of-type(3):checked ~ figure:nth-of-type(3) { display: block; }
 footer { margin-top: 3rem; border-top: 1px solid var(--grid); color: var(--muted);
          font-size: .9375rem; }
 footer h2 { margin-top: 1.25rem; color: var(--text); }
@@ -111,14 +132,33 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def picture(png: bytes, instead: Mapping[str, bytes], description: str) -> str:
-    """A PNG within the page, and those shown instead where a media query holds, first match."""
+def picture(shown: Picture) -> str:
+    """A picture within the page."""
     sources = (
         f'<source media="{escape(media)}" srcset="{_data_uri(other)}">'
-        for media, other in instead.items()
+        for media, other in shown.instead.items()
     )
-    image = f'<img src="{_data_uri(png)}" alt="{escape(description)}">'
+    image = f'<img src="{_data_uri(shown.png)}" alt="{escape(shown.description)}">'
     return "\n".join(["<figure>", "<picture>", *sources, image, "</picture>", "</figure>"])
+
+
+def switched(question: str, pictures: Mapping[str, Picture]) -> str:
+    """Pictures of which one is shown, chosen by name; at most MAX_SWITCHED, one `switched` a page.
+
+    Radio buttons and style do that, since the page runs no script.
+    """
+    assert len(pictures) <= MAX_SWITCHED
+    if len(pictures) == 1:
+        return picture(*pictures.values())
+    buttons = (
+        f'<input type="radio" name="switch" id="switch-{i}"{" checked" if i == 0 else ""}>'
+        f'<label for="switch-{i}">{escape(name)}</label>'
+        for i, name in enumerate(pictures)
+    )
+    return "\n".join([
+        f'<div class="switch" role="group" aria-label="{escape(question)}">',
+        f"<span>{escape(question)}</span>", *buttons, *map(picture, pictures.values()), "</div>",
+    ])  # fmt: skip
 
 
 def _bar(progress: float) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG: its training curves, and its few-shot accuracy over steps."""
+"""Picture of a run's training: loss, learning rate, gradient norm and throughput over steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,11 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from mixer_dist.eval.history import Evaluation
 from mixer_dist.eval.look import (
+    DASHES,
     FONT_SIZE,
-    ROUND_STEPS,
     Floats,
     Look,
     Palette,
@@ -30,12 +27,9 @@ from mixer_dist.metrics import Line
 
 MAX_POINTS = 2000  # a curve has no more, however long the run is
 MAX_MEDIANS = 400  # points of a smoothed curve
-MAX_LABELS = 8  # values written beside the points of one panel
 MAX_RESUME_LINES = 30
-MAX_NAME = 28  # letters of a task's name
 SMOOTH_SHARE = 0.02  # of all steps, that a point of a smoothed curve is the median of
 WIDE_RANGE = 20  # highest by lowest loss, above which the axis is logarithmic
-DASHES = (0, (5, 3))
 
 
 @dataclass(frozen=True)
@@ -81,14 +75,6 @@ def curves_png(curves: Curves, loss_name: str, max_grad_norm: float, look: Look)
     _draw_grad_norm(panels[2], curves, max_grad_norm, look.palette)
     _draw_throughput(panels[3], curves, look.palette)
     _add_legend(figure, panels, look)
-    return to_png(figure)
-
-
-def fewshot_png(tasks: Sequence[Sequence[Evaluation]], look: Look) -> bytes:
-    """Accuracy over steps, a panel a task."""
-    figure, panels = look.figure(len(tasks))
-    for axes, evaluations in zip(panels, tasks, strict=True):
-        _draw_accuracies(axes, evaluations, look.palette)
     return to_png(figure)
 
 
@@ -176,53 +162,6 @@ def _draw_waits(axes: Axes, curves: Curves, palette: Palette) -> None:
     steps, shares = thinned(curves.steps, curves.data_wait_percent)
     axes.fill_between(steps, shares, color=palette.secondary, alpha=0.25, lw=0)
     _draw(axes, *smoothed(curves.steps, curves.data_wait_percent), palette.secondary)
-
-
-def _draw_accuracies(axes: Axes, evaluations: Sequence[Evaluation], palette: Palette) -> None:
-    """Means with a bar from the lowest to the highest seed, above a dashed line at chance."""
-    steps = [evaluation.step for evaluation in evaluations]
-    means = np.array([100 * evaluation.accuracy for evaluation in evaluations])
-    lows = np.array([100 * min(evaluation.per_seed) for evaluation in evaluations])
-    highs = np.array([100 * max(evaluation.per_seed) for evaluation in evaluations])
-    bars = np.maximum([means - lows, highs - means], 0)
-    axes.errorbar(
-        steps, means, bars, fmt="-o", color=palette.primary, ms=4.5, lw=1.5, elinewidth=1.1,
-        capsize=3,
-    )  # fmt: skip
-    steps_axis(axes, np.array(steps, np.float64), room_share=0.08)
-    _name_task(axes, evaluations[-1], palette)
-    _percent_axis(axes, 1.2 * max(*highs, 100 / evaluations[-1].num_classes))
-    for i in np.linspace(0, len(steps) - 1, min(len(steps), MAX_LABELS)).round().astype(int):
-        rises = i + 1 < len(steps) and means[i + 1] > means[i]
-        _write_value(axes, means[i], (steps[i], highs[i]), rises, palette)
-
-
-def _name_task(axes: Axes, evaluation: Evaluation, palette: Palette) -> None:
-    """The task as the title, and chance as a line."""
-    name, chance = evaluation.task, 100 / evaluation.num_classes
-    short = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
-    label(axes, short, f"{evaluation.method} top-1 accuracy (%)", palette)
-    axes.axhline(chance, color=palette.muted, lw=1, ls=DASHES)
-    note = f"dashed: chance, {chance:.3g} %"
-    axes.set_title(note, loc="right", fontsize=FONT_SIZE - 1, color=palette.muted)
-
-
-def _percent_axis(axes: Axes, top: float) -> None:
-    """From just below 0, so that points there are whole, with no tick above 100 %."""
-    ticks = MaxNLocator(6, steps=ROUND_STEPS).tick_values(0, top)
-    axes.set_yticks([tick for tick in ticks if 0 <= tick <= min(top, 100)])
-    axes.set_ylim(-0.03 * top, top)
-
-
-def _write_value(
-    axes: Axes, value: float, above: tuple[float, float], rises: bool, palette: Palette
-) -> None:
-    """A number above a point; to the left of it where the curve goes on upwards."""
-    axes.annotate(
-        f"{value:.1f}", above, xytext=(2 if rises else 0, 4), textcoords="offset points",
-        ha="right" if rises else "center", va="bottom", fontsize=FONT_SIZE - 0.5,
-        color=palette.text, path_effects=[withStroke(linewidth=3, foreground=palette.background)],
-    )  # fmt: skip
 
 
 def _draw_noisy(axes: Axes, curves: Curves, values: Floats, palette: Palette) -> None:
