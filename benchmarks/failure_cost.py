@@ -31,7 +31,6 @@ from mixer_dist.data.batch import Batch
 from mixer_dist.liveness import peers_watched
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
-from mixer_dist.train.build import build_model
 from mixer_dist.train.description import NOTHING_DONE
 from mixer_dist.train.engine import Engine, not_finite
 from mixer_dist.train.pretrain import guard_updates
@@ -107,7 +106,6 @@ def begun_run(config: RunConfig, folder: str) -> Run:
     nothing: Any = None
     return Run(
         config, storage, run_dir, nothing, attempt, None, NOTHING_DONE, distributed.hosts(),
-        build_model(config),
     )  # fmt: skip
 
 

@@ -18,6 +18,23 @@ def timm_mixer(variant: str, num_classes: int, **options: Any) -> nn.Module:
     return timm.create_model(name, num_classes=num_classes, **options)
 
 
+def timm_of_size(variant: str, num_classes: int) -> nn.Module:
+    """timm's model in any of the paper's sizes, H/14 too."""
+    declare_torchvision_operators()
+    from timm.models.mlp_mixer import MlpMixer
+
+    sizes = VARIANTS[variant]
+    widths = (sizes.tokens_mlp_dim / sizes.hidden_dim, sizes.channels_mlp_dim / sizes.hidden_dim)
+    return MlpMixer(
+        num_classes=num_classes,
+        img_size=224,
+        patch_size=sizes.patch_size,
+        num_blocks=sizes.num_blocks,
+        embed_dim=sizes.hidden_dim,
+        mlp_ratio=widths,
+    )
+
+
 def lucidrains_mixer(variant: str, num_classes: int) -> nn.Module:
     """The model of the package mlp-mixer-pytorch, given the paper's sizes.
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mixer_dist.config.data import AugmentConfig, DataConfig
 from mixer_dist.config.evaluation import EvaluationConfig
@@ -28,7 +28,15 @@ def _even(value: int) -> int:
     return value
 
 
+def _even_or_auto(value: Any) -> Any:
+    is_even = type(value) is int and value > 0 and value % 2 == 0
+    if not is_even and value != "auto":
+        raise ValueError("must be even, because mixup mixes pairs of images, or auto")
+    return value
+
+
 EvenInt = Annotated[PositiveInt, AfterValidator(_even)]
+EvenOrAuto = Annotated[int | Literal["auto"], BeforeValidator(_even_or_auto)]
 
 
 class RunConfig(Section):
@@ -40,8 +48,9 @@ class RunConfig(Section):
     total_steps: PositiveInt
     global_batch_size: EvenInt
     """Images an optimizer step, summed over ranks."""
-    micro_batch_size: EvenInt
-    """Images a rank takes through the model at once, at most; accumulation follows from it."""
+    micro_batch_size: EvenOrAuto
+    """Images a rank takes through the model at once, at most; accumulation follows from it. auto:
+    as many as fit into memory, found before the first step, fewer where they no longer do."""
     umask: Annotated[str, Field(pattern="^[0-7]{3,4}$")] | None = None
     """Permissions that new files lack, octal: "002" shares run_dir with a group."""
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
@@ -112,7 +121,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> "RunConfig":
-        if self.micro_batch_size > self.global_batch_size:
+        if self.micro_batch_size != "auto" and self.micro_batch_size > self.global_batch_size:
             raise ValueError(
                 f"micro_batch_size ({self.micro_batch_size}) must be at most "
                 f"global_batch_size ({self.global_batch_size})"

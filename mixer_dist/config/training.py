@@ -52,6 +52,9 @@ class EngineConfig(Section):
     precision: Literal["fp32", "bf16"] = "bf16"
     reshard_after_forward: bool = False
     """Under fsdp and hsdp: free gathered weights between forward and backward, for memory."""
+    compile: bool = False
+    """Compile the model's blocks, so that GELU, LayerNorm and sums take fewer kernels. The first
+    step waits for it, and losses differ by rounding."""
     shard_ranks: PositiveInt | None = None
     """Under hsdp: ranks that share one copy of the state; by default those of a node."""
     hang_timeout_s: PositiveFloat = 300.0

@@ -102,7 +102,8 @@ def micro_batch_shape(config: RunConfig, world_size: int) -> tuple[int, int]:
             f"at most {most_ranks} ranks, as each takes whole pairs of images"
         )
     slice_size = largest_slice(world_size, config.global_batch_size)
-    size = min(config.micro_batch_size, slice_size)
+    given = config.micro_batch_size
+    size = slice_size if given == "auto" else min(given, slice_size)
     return size, -(-slice_size // size)
 
 

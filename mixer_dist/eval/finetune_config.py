@@ -36,8 +36,7 @@ def finetune_config(
         "seed": seed,
         "total_steps": task.total_steps,
         "global_batch_size": task.global_batch_size,
-        "micro_batch_size": task.micro_batch_size
-        or min(config.micro_batch_size, task.global_batch_size),
+        "micro_batch_size": task.micro_batch_size or _micro_batch_size(config, task),
         "loss": "softmax",
         "model": model,
         "init_from": init_from,
@@ -60,6 +59,11 @@ def finetune_config(
         changes["engine"] = config.engine.model_copy(update={"name": "fsdp"})
     tree = config.model_copy(update=changes).model_dump(mode="json")
     return parse(RunConfig, tree, f"evals: {task.name}")
+
+
+def _micro_batch_size(config: RunConfig, task: FinetuneConfig) -> int | str:
+    size = config.micro_batch_size
+    return size if size == "auto" else min(size, task.global_batch_size)
 
 
 def finetune_model(model: ModelConfig, task: FinetuneConfig, num_classes: int) -> ModelConfig:

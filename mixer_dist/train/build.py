@@ -41,6 +41,9 @@ def empty_model(config: ModelConfig) -> MlpMixer:
 def build_engine(config: RunConfig, model: MlpMixer) -> Engine:
     """The engine that the configuration names, around a model. All ranks must call this."""
     micro_batch_size, grad_accum_steps = micro_batch_shape(config, distributed.world_size())
+    if config.engine.compile:
+        for block in model.blocks:
+            block.compile()  # now: what engines hook into a block later is left as it is
     if config.engine.name.startswith("zero"):
         from mixer_dist.train.zero_engine import ZeroEngine  # DeepSpeed takes seconds to import
 

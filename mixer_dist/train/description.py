@@ -76,10 +76,11 @@ def _steps(config: RunConfig, done: TrainingState) -> str:
 
 def _batch(config: RunConfig, world_size: int) -> str:
     size, accumulation = micro_batch_shape(config, world_size)
+    most = "as many as fit, at most " if config.micro_batch_size == "auto" else ""
     ranks = "1 rank takes" if world_size == 1 else f"{world_size} ranks take"
     return (
         f"Batch: {ranks} {config.global_batch_size:,} images a step in micro-batches of "
-        f"{size}, so gradients accumulate over {accumulation} (grad_accum_steps); "
+        f"{most}{size}, so gradients accumulate over {accumulation} (grad_accum_steps); "
         f"engine {config.engine.name}, {config.engine.precision}."
     )
 

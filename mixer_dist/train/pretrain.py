@@ -21,6 +21,7 @@ from mixer_dist.train.description import describe
 from mixer_dist.train.engine import Engine
 from mixer_dist.train.optim import scheduled_rate
 from mixer_dist.train.progress import Progress
+from mixer_dist.train.shrinking_engine import ShrinkingEngine
 from mixer_dist.train.spikes import UpdateGuard, recent_values
 from mixer_dist.train.start import Run, start_run
 from mixer_dist.train.stragglers import ForwardTimer
@@ -49,7 +50,7 @@ def train_run(
 ) -> None:
     """`pretrain` among ranks that are connected already. All ranks must call this."""
     with Watchdog(peers, config) as watchdog:
-        run = start_run(config, may_change, peers.hosts)
+        run, model = start_run(config, may_change, peers.hosts)
         watchdog.keep_in(run.storage, run.run_dir, run.attempt.attempt)
         world_size = distributed.world_size()
         for sentence in describe(run.config, world_size, run.dataset, run.state):
@@ -58,7 +59,10 @@ def train_run(
         if run.state.step >= last_step:
             logger.info("All %d steps are done already.", last_step)
             return
-        engine = build_engine(run.config, run.model)
+        engine = build_engine(run.config, model)
+        del model  # the engine's now, which may have to free it
+        if config.micro_batch_size == "auto":
+            engine = ShrinkingEngine(engine, run.config)
         if run.checkpoint:
             load_pieces(run.storage, run.checkpoint, engine.pieces())
             engine.refresh(run.state.num_updates)

@@ -29,6 +29,7 @@ from mixer_dist.train.build import build_model, check_engine, empty_model
 from mixer_dist.train.changes import changes_since, check_allowed, in_words, keeping_order
 from mixer_dist.train.description import NOTHING_DONE, describe_changes
 from mixer_dist.train.init_from import first_model
+from mixer_dist.train.micro_batch import with_micro_batch_size
 from mixer_dist.train.skip_steps import check_to_come, newly_skipped
 
 logger = logging.getLogger(__name__)
@@ -48,15 +49,19 @@ class Run:
     state: TrainingState
     hosts: Sequence[str]
     """Of each rank."""
-    model: MlpMixer
-    """At step 0, on the CPU; the engine takes it over."""
 
 
-def start_run(config: RunConfig, may_change: Sequence[str], hosts: Sequence[str]) -> Run:
-    """Check everything that can be refused, then record the attempt. All ranks must call this."""
+def start_run(
+    config: RunConfig, may_change: Sequence[str], hosts: Sequence[str]
+) -> tuple[Run, MlpMixer]:
+    """Check everything that can be refused, then record the attempt; the model at step 0.
+
+    All ranks must call this.
+    """
     storage, run_dir = Storage(config.storage), RunDir(config.run_dir)
     distributed.on_main(lambda: _check_inputs(config, storage))
     checkpoint = newest_verified(storage, run_dir)
+    config = with_micro_batch_size(config)
     # Once there is a checkpoint, init_from is no longer read: its values would be overwritten.
     model, sha256 = (build_model(config), None) if checkpoint else first_model(config, storage)
     attempt = Attempt.model_validate(
@@ -66,7 +71,8 @@ def start_run(config: RunConfig, may_change: Sequence[str], hosts: Sequence[str]
     )
     dataset = training_data(attempt.config, storage)
     state = state_of(checkpoint).model_copy(update={"skipped": attempt.skipped})
-    return Run(attempt.config, storage, run_dir, dataset, attempt, checkpoint, state, hosts, model)
+    run = Run(attempt.config, storage, run_dir, dataset, attempt, checkpoint, state, hosts)
+    return run, model
 
 
 def _check_inputs(config: RunConfig, storage: Storage) -> None:

@@ -131,9 +131,10 @@ def test_it_trains_from_a_bucket_into_a_bucket(ranks, digits_s3, s3, tmp_path):
 def test_the_resolved_config_of_each_start_is_kept(ranks, digits, tmp_path):
     run_dir = RunDir(str(tmp_path / "run"))
     arguments = [*overrides(digits, tmp_path / "run", "single"), "total_steps=6"]
-    ranks.run(1, pretrain, arguments)
+    ranks.run(1, pretrain, [*arguments, "micro_batch_size=auto"])
     (number,) = attempt_numbers(Storage(), run_dir)
     attempt = read_attempt(Storage(), run_dir, number)
     assert attempt.resumed_from == 0
     assert attempt.config.data.order.lanes == 48
     assert attempt.config.data.order.round_samples == 48
+    assert attempt.config.micro_batch_size == 48  # as all fit

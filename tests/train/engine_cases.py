@@ -86,3 +86,14 @@ def _skip(engine: str, precision: str, changes: Changes = NONE) -> Skip:
     next_skipped = trained.train_step(tiny_batch(config, 4), 1e-3).update_skipped
     finite = all(bool(torch.isfinite(piece.tensor).all()) for piece in trained.pieces())
     return Skip(same, finite, bool(skipped), bool(next_skipped), trained.num_updates)
+
+
+def compiled_losses(engine: str) -> tuple[list[float], list[float], int]:
+    """Losses of a model as it is, and with its blocks compiled; how many graphs that made."""
+    torch._inductor.config.compile_threads = 1  # no processes of its own beside this one
+    with distributed.connected(60):
+        config = tiny_config(engine)
+        compiled = config.engine.model_copy(update={"compile": True})
+        both = (config, config.model_copy(update={"engine": compiled}))
+        plain, fused = (take_steps(tiny_engine(each), each, 0, 3) for each in both)
+        return plain, fused, torch._dynamo.utils.counters["stats"]["unique_graphs"]

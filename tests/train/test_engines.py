@@ -1,5 +1,7 @@
 """Every engine takes the same steps, at any world size."""
 
+import shutil
+
 import pytest
 
 from tests.ranks import Ranks
@@ -55,3 +57,10 @@ def test_an_update_that_the_guard_stops_changes_nothing(ranks, precision):
     for of_rank in ranks.run(2, engine_cases.guarded, SHARDED, precision):
         for engine in SHARDED:
             assert of_rank[engine] == Skip(True, True, True, False, num_updates=4), engine
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of CPU kernels needs g++")
+def test_compiled_blocks_give_the_losses_of_eager_ones(ranks):
+    eager, compiled, num_graphs = ranks.run(1, engine_cases.compiled_losses, "single")[0]
+    assert compiled == pytest.approx(eager, rel=1e-5)
+    assert num_graphs > 0

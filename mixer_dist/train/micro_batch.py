@@ -1,0 +1,105 @@
+"""micro_batch_size: auto. The largest that fits is found by trying, before the first step."""
+
+import gc
+import logging
+from collections.abc import Callable
+
+import torch
+
+from mixer_dist import distributed
+from mixer_dist.config import RunConfig
+from mixer_dist.data.stream import micro_batch_shape
+from mixer_dist.errors import MixerError
+from mixer_dist.train.build import build_engine, empty_model
+from mixer_dist.train.drawn_batch import drawn_batch
+
+LEAST = 2  # mixup mixes pairs
+ACCUMULATED = 2  # micro-batches of a try: the second meets the gradients of the first
+
+logger = logging.getLogger(__name__)
+
+
+def with_micro_batch_size(config: RunConfig) -> RunConfig:
+    """The configuration with a number in place of `auto`; MixerError where nothing fits.
+
+    All ranks must call this, and reach the limit of their memory at the same size: a rank that
+    fails alone leaves the others waiting in a collective.
+    """
+    if config.micro_batch_size != "auto":
+        return config
+    largest, _ = micro_batch_shape(config, distributed.world_size())
+    size = largest_fitting(lambda num_images: fits(config, num_images), largest)
+    if size == 0:
+        raise MixerError(
+            f"not even {LEAST} images at once fit into memory: take an engine that shares the "
+            "training state among more ranks, such as engine.name=fsdp"
+        )
+    limit = "all of a rank's images" if size == largest else "the largest that fits"
+    logger.info("Micro-batches hold %d images each (micro_batch_size: auto), %s.", size, limit)
+    return config.model_copy(update={"micro_batch_size": size})
+
+
+def largest_fitting(fits: Callable[[int], bool], largest: int) -> int:
+    """The largest even size up to `largest` that fits, 0 for none: doubling, then bisection."""
+    best, size = 0, LEAST
+    while best < largest and fits(min(size, largest)):
+        best, size = min(size, largest), 2 * size
+    too_large = min(size, largest + LEAST)
+    while best and too_large - best > LEAST:
+        middle = (best + too_large) // 4 * 2
+        best, too_large = (middle, too_large) if fits(middle) else (best, middle)
+    return best
+
+
+def fits(config: RunConfig, num_images: int) -> bool:
+    """Whether every rank can take a step in micro-batches of this size. All ranks must call this.
+
+    The engine that tries is a new one each time, as no engine can be used after a failed step.
+    """
+    num_accumulated = min(
+        ACCUMULATED * num_images * distributed.world_size(), config.global_batch_size
+    )
+    tried = config.model_copy(
+        update={"micro_batch_size": num_images, "global_batch_size": num_accumulated}
+    )
+    is_too_large = not is_within_memory(lambda: _step(tried))
+    free_memory()
+    return distributed.sum_words([int(is_too_large)]) == [0]
+
+
+def is_within_memory(action: Callable[[], object]) -> bool:
+    """Run an action; False where memory did not suffice for it."""
+    try:
+        action()
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any longer."""
+    gc.collect()
+    if distributed.device().type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def halved(size: int) -> int:
+    """Half of an even size, even too."""
+    return max(LEAST, size // 4 * 2)
+
+
+def _step(config: RunConfig) -> None:
+    model = empty_model(config.model).to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    engine = build_engine(config, model)
+    engine.train_step(drawn_batch(config).to(distributed.device()), learning_rate=0.0)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch's error on a CPU has no class of its own."""
+    is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return is_known or "can't allocate memory" in str(error)

@@ -1,0 +1,82 @@
+"""What runs on each rank in test_micro_batch.py: memory that lasts for so many images only."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+
+from mixer_dist import distributed
+from mixer_dist.models.mixer import MlpMixer
+from mixer_dist.train.micro_batch import with_micro_batch_size
+from mixer_dist.train.shrinking_engine import ShrinkingEngine
+from tests.tiny import take_steps, tiny_batch, tiny_config, tiny_engine
+
+NUM_STEPS = 4
+
+
+class Outcome(NamedTuple):
+    """Losses of a run, where its memory shrinks after the first steps."""
+
+    losses: list[float]
+    num_updates: int
+    sizes: set[int]
+    """Images that the model took at once."""
+
+
+@contextmanager
+def memory_for(num_images: int, sizes: set[int] | None = None) -> Iterator[None]:
+    """A model that runs out of memory above so many images at once."""
+    forward = MlpMixer.forward
+
+    def limited(self, images, depth_masks=None):
+        if len(images) > num_images:
+            raise torch.OutOfMemoryError(f"{len(images)} images")
+        if sizes is not None:
+            sizes.add(len(images))
+        return forward(self, images, depth_masks)
+
+    MlpMixer.forward = limited
+    yield
+    MlpMixer.forward = forward
+
+
+def found_size(engine: str, num_images: int) -> int | str:
+    """What `auto` comes to."""
+    with distributed.connected(60), memory_for(num_images):
+        return with_micro_batch_size(tiny_config(engine, micro_batch_size="auto")).micro_batch_size
+
+
+def shrunken(engine: str, num_images: int) -> Outcome:
+    """Two steps with the whole slice at once, and two in memory for fewer."""
+    with distributed.connected(60):
+        config = tiny_config(engine, micro_batch_size=20)
+        trained = ShrinkingEngine(tiny_engine(config), config)
+        losses, sizes = take_steps(trained, config, 0, 2), set()
+        with memory_for(num_images, sizes):
+            losses += take_steps(trained, config, 2, NUM_STEPS)
+        return Outcome(losses, trained.num_updates, sizes)
+
+
+def undisturbed(engine: str) -> list[float]:
+    """The losses of the same steps."""
+    with distributed.connected(60):
+        config = tiny_config(engine, micro_batch_size=20)
+        return take_steps(tiny_engine(config), config, 0, NUM_STEPS)
+
+
+def out_of_memory_in_update(engine: str) -> str:
+    """What is said where weights may have changed already."""
+    with distributed.connected(60):
+        config = tiny_config(engine)
+        trained = ShrinkingEngine(tiny_engine(config), config)
+
+        def fail() -> None:
+            raise torch.OutOfMemoryError("of the update")
+
+        trained.before_update = fail
+        try:
+            trained.train_step(tiny_batch(config, 0), 1e-3)
+        except Exception as error:  # noqa: BLE001, looked at by the test
+            return f"{type(error).__name__}: {error}"
+        return "nothing"

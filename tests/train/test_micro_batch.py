@@ -1,0 +1,49 @@
+"""micro_batch_size: auto finds the largest that fits, and halves it where memory no longer does."""
+
+import pytest
+
+from mixer_dist.train.micro_batch import halved, largest_fitting
+from tests.train import micro_batch_cases
+
+
+@pytest.mark.parametrize("largest", [2, 6, 64, 86])
+@pytest.mark.parametrize("limit", [0, 1, 2, 3, 8, 13, 62, 63, 64, 1000])
+def test_the_largest_even_size_that_fits_is_found(largest, limit):
+    tried = []
+
+    def fits(size):
+        tried.append(size)
+        return size <= limit
+
+    assert largest_fitting(fits, largest) == min(largest, limit // 2 * 2)
+    assert all(size % 2 == 0 and 2 <= size <= largest for size in tried)
+    assert len(tried) == len(set(tried)) < 14
+
+
+def test_half_of_an_even_size_is_even():
+    assert [halved(size) for size in (2, 4, 6, 10, 64)] == [2, 2, 2, 4, 32]
+
+
+@pytest.mark.parametrize("engine", ["fsdp", "zero2"])
+def test_auto_is_what_memory_suffices_for_on_all_ranks(ranks, engine):
+    assert ranks.run(2, micro_batch_cases.found_size, engine, 7) == [6, 6]
+    assert ranks.run(2, micro_batch_cases.found_size, engine, 1000) == [10, 10]  # of 20 images
+
+
+@pytest.mark.parametrize("engine", ["hsdp", "zero1"])
+def test_a_step_that_runs_out_of_memory_is_taken_again_in_halves(ranks, engine):
+    expected = ranks.run(2, micro_batch_cases.undisturbed, engine)[0]
+    for outcome in ranks.run(2, micro_batch_cases.shrunken, engine, 3):
+        assert outcome.losses == pytest.approx(expected, rel=1e-6)
+        assert outcome.num_updates == len(expected)
+        assert outcome.sizes == {2}  # 10, then 4, then 2
+
+
+def test_an_update_is_never_made_twice(ranks):
+    said = ranks.run(1, micro_batch_cases.out_of_memory_in_update, "single")[0]
+    assert said.startswith("MixerError: step 1 ran out of memory with micro-batches of 4 images")
+
+
+def test_not_even_two_images_fit(ranks):
+    with pytest.raises(AssertionError, match="not even 2 images"):
+        ranks.run(1, micro_batch_cases.found_size, "single", 1)
