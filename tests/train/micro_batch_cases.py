@@ -1,9 +1,11 @@
 """What runs on each rank in test_micro_batch.py: memory that lasts for so many images only."""
 
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import psutil
 import torch
 
 from mixer_dist import distributed
@@ -13,6 +15,15 @@ from mixer_dist.train.shrinking_engine import ShrinkingEngine
 from tests.tiny import take_steps, tiny_batch, tiny_config, tiny_engine
 
 NUM_STEPS = 4
+LARGE = {
+    "model": {
+        "patch_size": 2, "hidden_dim": 128, "num_blocks": 3, "tokens_mlp_dim": 64,
+        "channels_mlp_dim": 512, "image_size": 16, "num_classes": 10, "stochastic_depth": 0.4,
+    },
+    "global_batch_size": 48,
+}  # fmt: skip
+"""A run whose activations take 115 MB, at 48 images."""
+TOO_LITTLE = 30 * 2**20
 
 
 class Outcome(NamedTuple):
@@ -63,6 +74,46 @@ def undisturbed(engine: str) -> list[float]:
     with distributed.connected(60):
         config = tiny_config(engine, micro_batch_size=20)
         return take_steps(tiny_engine(config), config, 0, NUM_STEPS)
+
+
+def losses_of_large() -> list[float]:
+    """In micro-batches of four, which fit anywhere."""
+    with distributed.connected(60):
+        config = tiny_config("single", **LARGE)
+        return take_steps(tiny_engine(config), config, 0, NUM_STEPS)
+
+
+def auto_where_the_system_refuses_more() -> tuple[int | str, list[float]]:
+    """The size that `auto` comes to under a real limit, and the losses."""
+    with distributed.connected(60):
+        config = tiny_config("single", **LARGE | {"micro_batch_size": "auto"})
+        limit_memory(address_space())
+        config = with_micro_batch_size(config)
+        trained = ShrinkingEngine(tiny_engine(config), config)  # as the limit may be met later too
+        return config.micro_batch_size, take_steps(trained, config, 0, NUM_STEPS)
+
+
+def shrunken_where_the_system_refuses_more() -> Outcome:
+    """A run that a real limit meets after two steps."""
+    with distributed.connected(60):
+        config = tiny_config("single", **LARGE | {"micro_batch_size": 48})
+        trained, sizes = ShrinkingEngine(tiny_engine(config), config), set()
+        before = address_space()
+        with memory_for(48, sizes):
+            losses = take_steps(trained, config, 0, 2)
+            limit_memory(before)
+            losses += take_steps(trained, config, 2, NUM_STEPS)
+        return Outcome(losses, trained.num_updates, sizes)
+
+
+def address_space() -> int:
+    """Bytes that this process has from the system."""
+    return psutil.Process().memory_info().vms
+
+
+def limit_memory(before: int) -> None:
+    """The system gives this process little more than it had."""
+    resource.setrlimit(resource.RLIMIT_AS, (before + TOO_LITTLE, resource.RLIM_INFINITY))
 
 
 def out_of_memory_in_update(engine: str) -> str:

@@ -39,6 +39,16 @@ def test_a_step_that_runs_out_of_memory_is_taken_again_in_halves(ranks, engine):
         assert outcome.sizes == {2}  # 10, then 4, then 2
 
 
+def test_a_limit_of_the_operating_system_changes_the_micro_batches_and_not_the_losses(ranks):
+    expected = ranks.run(1, micro_batch_cases.losses_of_large)[0]
+    size, losses = ranks.run(1, micro_batch_cases.auto_where_the_system_refuses_more)[0]
+    assert 2 <= size < 48
+    assert losses == pytest.approx(expected, rel=1e-5)
+    shrunken = ranks.run(1, micro_batch_cases.shrunken_where_the_system_refuses_more)[0]
+    assert shrunken.losses == pytest.approx(expected, rel=1e-5)
+    assert min(shrunken.sizes) < max(shrunken.sizes) == 48
+
+
 def test_an_update_is_never_made_twice(ranks):
     said = ranks.run(1, micro_batch_cases.out_of_memory_in_update, "single")[0]
     assert said.startswith("MixerError: step 1 ran out of memory with micro-batches of 4 images")
