@@ -94,7 +94,11 @@ def _capacity_bytes(
 
 
 def micro_batch_shape(config: RunConfig, world_size: int) -> tuple[int, int]:
-    """(images of a micro-batch, grad_accum_steps): the same on every rank; ConfigError."""
+    """(images of a micro-batch, grad_accum_steps): the same on every rank; ConfigError.
+
+    As few micro-batches as `micro_batch_size` allows, and these as small as they can then be, so
+    that little of them is filling.
+    """
     most_ranks = config.global_batch_size // 2
     if world_size > most_ranks:
         raise ConfigError(
@@ -103,8 +107,8 @@ def micro_batch_shape(config: RunConfig, world_size: int) -> tuple[int, int]:
         )
     slice_size = largest_slice(world_size, config.global_batch_size)
     given = config.micro_batch_size
-    size = slice_size if given == "auto" else min(given, slice_size)
-    return size, -(-slice_size // size)
+    grad_accum_steps = 1 if given == "auto" else -(-slice_size // given)
+    return -(-slice_size // (2 * grad_accum_steps)) * 2, grad_accum_steps
 
 
 class TrainStream:

@@ -34,7 +34,9 @@ def with_micro_batch_size(config: RunConfig) -> RunConfig:
             f"not even {LEAST} images at once fit into memory: take an engine that shares the "
             "training state among more ranks, such as engine.name=fsdp"
         )
-    limit = "all of a rank's images" if size == largest else "the largest that fits"
+    config = config.model_copy(update={"micro_batch_size": size})
+    size, _ = micro_batch_shape(config, distributed.world_size())
+    limit = "all of a rank's" if size == largest else "of those that fit"
     logger.info("Micro-batches hold %d images each (micro_batch_size: auto), %s.", size, limit)
     return config.model_copy(update={"micro_batch_size": size})
 

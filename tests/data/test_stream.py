@@ -157,16 +157,16 @@ def test_ranks_together_read_what_the_order_says(
 
 
 def test_filling_is_black_has_no_weight_and_comes_last(digits_run):
-    """Three ranks take 6, 8 and 8 of 22 images; every rank runs two micro-batches of 6."""
-    config = digits_run(micro_batch_size=6)
+    """Three ranks take 6, 8 and 8 of 22 images; every rank runs two micro-batches of 4."""
+    config = digits_run(micro_batch_size=4)
     for rank, num_real in enumerate((6, 8, 8)):
         [batch] = batches_of(config, 1, rank=rank, world_size=3)
-        assert len(batch) == 12 and batch.depth_masks.shape == (3, 2, 12)
-        assert batch.weights.tolist() == [1.0] * num_real + [0.0] * (12 - num_real)
+        assert len(batch) == 8 and batch.depth_masks.shape == (3, 2, 8)
+        assert batch.weights.tolist() == [1.0] * num_real + [0.0] * (8 - num_real)
         assert (batch.positions[num_real:] == -1).all() and (batch.positions[:num_real] >= 0).all()
         assert not batch.images[num_real:].any() and batch.images[:num_real].any((1, 2, 3)).all()
         assert len(batch.keys) == num_real
-        halves = list(batch.micro_batches(6))
+        halves = list(batch.micro_batches(4))
         assert torch.equal(torch.cat([half.images for half in halves]), batch.images)
         assert torch.equal(torch.cat([half.depth_masks for half in halves], 2), batch.depth_masks)
 
@@ -286,7 +286,7 @@ def test_an_order_that_cannot_be_is_refused(digits_run):
 
 @pytest.mark.parametrize(
     ("world_size", "micro_batch_size", "expected"),
-    [(1, 22, (22, 1)), (1, 4, (4, 6)), (3, 4, (4, 2)), (3, 6, (6, 2)),
+    [(1, 22, (22, 1)), (1, 4, (4, 6)), (3, 4, (4, 2)), (3, 6, (4, 2)),
      (3, 22, (8, 1)), (11, 8, (2, 1))],
 )  # fmt: skip
 def test_accumulation_follows_from_the_largest_slice(

@@ -8,10 +8,10 @@ from mixer_dist.config import RunConfig
 from mixer_dist.errors import ConfigError
 from mixer_dist.operations.plan.cards import Card
 from mixer_dist.operations.plan.data_rates import Samples, samples_of
-from mixer_dist.operations.plan.memory import rank_memory
+from mixer_dist.operations.plan.memory import rank_memory, with_micro_batch_size
 from mixer_dist.operations.plan.rates import Rates
 from mixer_dist.operations.plan.run_plan import RunPlan, plan_run
-from mixer_dist.operations.plan.setup import set_up
+from mixer_dist.operations.plan.setup import Setup, set_up
 from mixer_dist.operations.plan.step_time import step_time
 from mixer_dist.train.description import describe
 
@@ -58,7 +58,7 @@ def forecast(
     setups, refused = [], []
     for num_gpus in gpu_counts:
         try:
-            setups.append(set_up(config, num_gpus, card, rates))
+            setups.append(_set_up(config, num_gpus, card, rates))
         except ConfigError as error:
             refused.append(str(error))
     if not setups:
@@ -83,7 +83,7 @@ def outlooks(
     for num_gpus in gpu_counts:
         for engine in ENGINES:
             try:
-                setup = set_up(config, num_gpus, card, rates, engine)
+                setup = _set_up(config, num_gpus, card, rates, engine)
             except ConfigError:
                 continue
             images_per_s = config.global_batch_size / step_time(setup).total
@@ -96,11 +96,17 @@ def scaling(config: RunConfig, card: Card, rates: Rates) -> dict[str, list[tuple
     for engine, curve in curves.items():
         for num_gpus in CURVE_GPUS:
             try:
-                setup = set_up(config, num_gpus, card, rates, engine)
+                setup = _set_up(config, num_gpus, card, rates, engine)
             except ConfigError:
                 continue
             curve.append((num_gpus, config.global_batch_size / step_time(setup).total))
     return {engine: curve for engine, curve in curves.items() if curve}
+
+
+def _set_up(
+    config: RunConfig, num_gpus: int, card: Card, rates: Rates, engine: str | None = None
+) -> Setup:
+    return with_micro_batch_size(set_up(config, num_gpus, card, rates, engine))
 
 
 def forecast_tree(found: Forecast) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Bytes of a rank's memory, by what they are for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mixer_dist.operations.plan.micro_batch import micro_batch
 from mixer_dist.operations.plan.partition import kept_elements, sizes_of
 from mixer_dist.operations.plan.setup import FP32_BYTES, Setup
 from mixer_dist.train.description import STATE_BYTES
+from mixer_dist.train.micro_batch import LEAST
 
 BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's reduce_bucket_size, whatever the model
 
@@ -66,11 +67,31 @@ def activation_bytes(setup: Setup, num_images: int) -> float:
 
 
 def largest_micro_batch(setup: Setup, memory: RankMemory) -> int:
-    """The most images, an even number, that fit beside all else; 0 where none do."""
-    two, four = (activation_bytes(setup, num_images) for num_images in (2, 4))
-    each, fixed = (four - two) / 2, 2 * two - four
-    left = setup.card.memory_bytes - memory.state.total - memory.reserve - fixed
-    return max(0, int(left / each) // 2 * 2)
+    """The most images, an even number, that fit beside all else; 0 where none do.
+
+    The peak is the highest of several straight lines in the number of images. So a line between two
+    sizes, extended, promises too many, and where it reaches the limit between them, rather too few.
+    """
+    left = setup.card.memory_bytes - memory.state.total - memory.reserve
+
+    def reached(low: int, high: int) -> int:
+        at_low, at_high = (activation_bytes(setup, size) for size in (low, high))
+        return int(low + (left - at_low) * (high - low) / (at_high - at_low)) // 2 * 2
+
+    most = max(0, reached(2, 4))
+    fewest = reached(2, most) if most > 2 else most
+    return reached(fewest, most) if fewest < most else most
+
+
+def with_micro_batch_size(setup: Setup) -> Setup:
+    """The setup with a number in place of `auto`, the largest that fits, as a run finds it."""
+    if setup.config.micro_batch_size != "auto":
+        return setup
+    for _ in range(2):  # accumulating takes memory of its own, which the first time may not show
+        largest = max(LEAST, largest_micro_batch(setup, rank_memory(setup)))
+        size = min(largest, setup.micro_batch_size)
+        setup = replace(setup, config=setup.config.model_copy(update={"micro_batch_size": size}))
+    return setup
 
 
 def state_memory(setup: Setup) -> StateMemory:

@@ -11,7 +11,6 @@ from mixer_dist.operations.plan.schedule import Schedule, schedule
 from mixer_dist.operations.plan.setup import Setup
 from mixer_dist.operations.plan.step_time import StepTime, peak_flops, step_time
 
-WASTE = 0.005  # share of a step's work on filling from which on it is worth a word
 EXPOSED = 0.25  # share of a step that communication may hold up without one
 
 
@@ -88,18 +87,11 @@ def _memory_warnings(setup: Setup, memory: RankMemory, largest: int) -> Iterator
 
 def _batch_warnings(setup: Setup) -> Iterator[str]:
     batch, num_gpus, wasted = setup.config.global_batch_size, setup.num_gpus, filling(setup)
-    size, times = setup.micro_batch_size, setup.grad_accum_steps
     slices = {s.stop - s.start for s in (rank_slice(r, num_gpus, batch) for r in range(num_gpus))}
     if len(slices) > 1:
         yield (
             f"uneven slices: {num_gpus:,} GPUs take {min(slices)} or {max(slices)} of {batch:,} "
             f"images each; with filling {wasted:.1%} of the work is wasted"
-        )
-    if max(slices) < size * times and wasted > WASTE:
-        even = -(-max(slices) // (2 * times)) * 2
-        yield (
-            f"micro-batches of {size} do not divide a slice of {max(slices)}: {wasted:.1%} of the "
-            f"work is filling; set micro_batch_size={even}"
         )
 
 
