@@ -129,6 +129,9 @@ class RunDir:
     def leases_of(self, step: int) -> str:
         return join(self.leases, step_name(step))
 
+    def leases_of_features(self, name: str) -> str:
+        return join(self.leases, f"{FEATURES}-{name}")
+
     def pin(self, step: int) -> str:
         return join(self.pins, step_name(step))
 

@@ -1,8 +1,9 @@
 """Features on storage: computed once for a model and a dataset, read by every task after that.
 
 run_dir/evals/features/<model>-<dataset>-<resize>-<crop>/ holds parts that each rank has written,
-the labels, and features.json, whose writing commits them. Several workers may write at once: their
-files have different names, and the last to commit is the one that counts.
+the labels, and features.json, whose writing commits them. Should two workers write at once after
+all (feature_turn.py), their files have different names, and the last to commit is the one that
+counts.
 """
 
 import hashlib

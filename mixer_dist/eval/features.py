@@ -19,6 +19,7 @@ from mixer_dist.errors import NumericsError
 from mixer_dist.eval.feature_cache import FeatureEntry, FeatureFolder, FeatureKey, StoredFile
 from mixer_dist.eval.feature_parts import PartWriter
 from mixer_dist.eval.feature_set import Features, FeatureSet, Labels
+from mixer_dist.eval.feature_turn import found_or_ours
 from mixer_dist.eval.subject import Subject
 from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.progress import Progress
@@ -41,10 +42,8 @@ def dataset_features(
         crop_px=config.model.image_size,
     )
     folder = FeatureFolder(storage, RunDir(config.run_dir), key)
-    found = distributed.on_main(lambda: (e := folder.find()) and e.model_dump(mode="json"))
-    entry = (
-        FeatureEntry.model_validate(found) if found else _compute(folder, subject, config, dataset)
-    )
+    with found_or_ours(folder, config.pool.lease_s) as found:
+        entry = found or _compute(folder, subject, config, dataset)
     return folder.open(entry, dataset.classes)
 
 
