@@ -37,11 +37,12 @@ silent_nodes() {
   done | paste -s -d ,)"
 }
 
-# Has another node watch over that of this shell, as long as ranks run and the job may lose nodes.
+# Has another node watch over that of this shell, as long as ranks run, where MIN_NODES had the job
+# submitted with --no-kill: also a job that has no node to spare is not ended by Slurm then.
 start_deputy() {
   local others
   others=$(without "$nodes" "$SLURMD_NODENAME")
-  [[ -n $others ]] && ((min_nodes < SLURM_JOB_NUM_NODES)) || return 0
+  [[ -n $others && -n ${MIN_NODES:-} ]] || return 0
   srun --quiet --nodelist="${others%%,*}" --nodes=1 --ntasks=1 --ntasks-per-node=1 --export=ALL \
     bash "$job_folder/launchers/job/deputy.sh" "$SLURMD_NODENAME" </dev/null &
   deputy_pid=$!

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -125,6 +126,20 @@ def rank_pids(cluster: Cluster, rank: int) -> list[int]:
     return found
 
 
+def deputy_node(cluster: Cluster) -> str | None:
+    """Where a deputy runs, if there is one."""
+    for process in psutil.process_iter():
+        try:
+            words, environment = process.cmdline(), process.environ()
+        except psutil.Error:
+            continue
+        is_there = environment.get("SLURM_CONF") == cluster.environment["SLURM_CONF"]
+        is_task = "SLURM_PROCID" in environment  # srun itself has none
+        if is_there and is_task and any(word.endswith("/deputy.sh") for word in words):
+            return environment["SLURMD_NODENAME"]
+    return None
+
+
 def start_soon(cluster: Cluster, job: str) -> None:
     """End the two minutes that a requeued job has to wait; Slurm may set them anew."""
     words = ("squeue", "--noheader", "--format=%r %S", f"--jobs={job}")
@@ -220,6 +235,20 @@ def test_a_node_that_fails_twice_is_left_out(project):
     assert " NodeList=n[1,3]" in shown
     [failures] = project.folder.glob("logs/*/failures")
     assert failures.read_text() == "n2\nn2\n"
+
+
+@pytest.mark.parametrize(("min_nodes", "expected"), [("2", "n2"), ("", None)])
+def test_a_job_that_slurm_lets_lose_nodes_has_a_deputy(project, min_nodes, expected):
+    """Also where it has no node to spare: it was submitted with --no-kill all the same."""
+    training = "sleep 5; [ $SLURM_PROCID != 0 ] || echo '{\"exit_code\": 0}' >$exit"
+    words = ["launchers/pretrain.sh", "small.yaml", *TWO_RANKS, "--nodelist=n1,n2"]
+    python = stand_in(project, training)
+    job = project.call(*words, PYTHON=python, MIN_NODES=min_nodes).split()[-1]
+    wait_for(lambda: rank_pids(project.cluster, rank=1) != [], PATIENCE_S)
+    time.sleep(2)
+    assert deputy_node(project.cluster) == expected
+    assert project.wait_for_end(job) == "COMPLETED"
+    assert deputy_node(project.cluster) is None
 
 
 def test_a_job_that_lost_the_node_of_its_shell_is_requeued(project):
