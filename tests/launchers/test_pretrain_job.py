@@ -134,8 +134,8 @@ def deputy_node(cluster: Cluster) -> str | None:
         except psutil.Error:
             continue
         is_there = environment.get("SLURM_CONF") == cluster.environment["SLURM_CONF"]
-        is_task = "SLURM_PROCID" in environment  # srun itself has none
-        if is_there and is_task and any(word.endswith("/deputy.sh") for word in words):
+        is_deputy = any(word.endswith("/deputy.sh") for word in words) and "srun" not in words
+        if is_there and is_deputy:
             return environment["SLURMD_NODENAME"]
     return None
 
