@@ -33,7 +33,7 @@ from mixer_dist.config import RunConfig
 from mixer_dist.operations.bench.machine import card_here, device_name
 from mixer_dist.operations.bench.matmuls import time_matmuls
 from mixer_dist.operations.bench.stopwatch import seconds_of
-from mixer_dist.operations.plan.micro_batch import micro_batch
+from mixer_dist.operations.plan.micro_batch import image_flops
 from mixer_dist.train.build import build_engine, build_model
 from mixer_dist.train.drawn_batch import drawn_batch
 from mixer_dist.train.micro_batch import free_memory, is_within_memory, largest_fitting
@@ -117,7 +117,7 @@ def measured(build: Build, config: RunConfig, num_steps: int) -> Cost:
 def print_row(name: str, config: RunConfig, cost: Cost, bare_s: float) -> None:
     """One line of the table."""
     num_images, card, seconds = config.global_batch_size, card_here(), cost.seconds
-    flops_per_s = micro_batch(config, 2).flops / 2 * num_images / seconds
+    flops_per_s = image_flops(config) * num_images / seconds
     mfu = f"{flops_per_s / card.peak_flops(config.engine.precision):.1%}" if card else "–"
     print(
         f"| {name} | {num_images} | {1e3 * seconds:,.1f} | {num_images / seconds:,.0f} | {mfu} "

@@ -55,6 +55,9 @@ class EngineConfig(Section):
     compile: bool = False
     """Compile the model's blocks, so that GELU, LayerNorm and sums take fewer kernels. The first
     step waits for it, and losses differ by rounding."""
+    recompute: bool = False
+    """Keep no more of a block for its gradients than what goes into it, and compute the block
+    again: far less memory an image, a third more work."""
     shard_ranks: PositiveInt | None = None
     """Under hsdp: ranks that share one copy of the state; by default those of a node."""
     hang_timeout_s: PositiveFloat = 300.0

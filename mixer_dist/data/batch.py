@@ -5,6 +5,7 @@ n images, K classes, S pixels a side.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,16 @@ class Batch:
         return len(self.images)
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch with its tensors on a device."""
-        return replace(self, **self._tensors(lambda t: t.to(device, non_blocking=True)))
+        """The same batch with its tensors on a device; a GPU copies them beside earlier kernels."""
+        if device.type != "cuda":
+            return replace(self, **self._tensors(lambda t: t.to(device)))
+        kernels, copies = torch.cuda.current_stream(device), _copy_stream(device)
+        with torch.cuda.stream(copies):
+            moved = self._tensors(lambda t: t.to(device, non_blocking=True))
+        kernels.wait_stream(copies)
+        for tensor in moved.values():
+            tensor.record_stream(kernels)  # or its memory would be free for the next copy too early
+        return replace(self, **moved)
 
     def pinned(self) -> "Batch":
         """The same batch in page-locked memory, from which a GPU copies beside the host's work."""
@@ -76,6 +85,11 @@ class Batch:
     def _tensors(self, function: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: function(v) for name, v in values.items() if isinstance(v, Tensor)}
+
+
+@lru_cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 _PER_IMAGE = ("images", "labels", "weights", "positions")

@@ -1,12 +1,14 @@
 """From a configuration to a model, to the engine that trains it, and to its batches."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from mixer_dist import distributed
-from mixer_dist.config import ModelConfig, RunConfig
+from mixer_dist.config import EngineConfig, ModelConfig, RunConfig
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.data.stream import Cursor, Share, TrainStream, micro_batch_shape
 from mixer_dist.models.initial import initialize
@@ -41,14 +43,23 @@ def empty_model(config: ModelConfig) -> MlpMixer:
 def build_engine(config: RunConfig, model: MlpMixer) -> Engine:
     """The engine that the configuration names, around a model. All ranks must call this."""
     micro_batch_size, grad_accum_steps = micro_batch_shape(config, distributed.world_size())
-    if config.engine.compile:
-        for block in model.blocks:
-            block.compile()  # now: what engines hook into a block later is left as it is
+    fit_blocks(config.engine, model)
     if config.engine.name.startswith("zero"):
         from mixer_dist.train.zero_engine import ZeroEngine  # DeepSpeed takes seconds to import
 
         return ZeroEngine(model, config, micro_batch_size, grad_accum_steps)
     return TorchEngine(model, config, micro_batch_size)
+
+
+def fit_blocks(config: EngineConfig, model: MlpMixer) -> None:
+    """Have blocks compute their forward again, or compiled, as the configuration asks."""
+    for block in model.blocks:
+        if config.recompute:
+            block.forward = partial(
+                checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+            )
+        if config.compile:
+            block.compile()  # now: what engines hook into a block later is left as it is
 
 
 def build_stream(

@@ -82,6 +82,7 @@ def is_within_memory(action: Callable[[], object]) -> bool:
 
 def free_memory() -> None:
     """Give back what nothing refers to any longer."""
+    gc.unfreeze()  # an engine of start-up too
     gc.collect()
     if distributed.device().type == "cuda":
         torch.cuda.empty_cache()

@@ -19,6 +19,7 @@ from mixer_dist.train.build import build_engine, build_stream
 from mixer_dist.train.checkpoint_schedule import CheckpointSchedule
 from mixer_dist.train.description import describe
 from mixer_dist.train.engine import Engine
+from mixer_dist.train.garbage import GarbageCollection
 from mixer_dist.train.optim import scheduled_rate
 from mixer_dist.train.progress import Progress
 from mixer_dist.train.shrinking_engine import ShrinkingEngine
@@ -79,6 +80,7 @@ def train(run: Run, engine: Engine, stop_requests: StopRequests, watchdog: Watch
         Progress(run, timer, recent) as progress,
         closing(CheckpointSchedule(run, engine, progress, watchdog)) as checkpoints,
         training_stream(run) as stream,
+        GarbageCollection() as garbage,
     ):
         watchdog.record_in(progress.events)
         for batch in timed(stream, progress, watchdog):
@@ -92,6 +94,7 @@ def train(run: Run, engine: Engine, stop_requests: StopRequests, watchdog: Watch
                 watchdog.enter("report")
                 progress.report()
             checkpoints.step_done(batch)
+            garbage.step_done(step)
             if vote.ask(stop_requests.count > 0) or step == stop_requests.until:
                 checkpoints.save_and_stop(batch, stop_requests)
         vote.last()

@@ -62,6 +62,18 @@ def test_activations_grow_with_images_and_halve_with_bf16():
     assert micro_batch(config, 8).peak_bytes >= eight
 
 
+def test_computing_blocks_again_takes_memory_off_and_a_third_more_work():
+    plain, again = (h14("engine.recompute=" + value) for value in ("false", "true"))
+    before, after = (micro_batch(config, 8) for config in (plain, again))
+    assert after.flops == pytest.approx(before.flops * 4 / 3, rel=0.01)
+    block_inputs = 33 * 8 * 256 * 1280 * 2
+    assert after.saved_bytes == pytest.approx(block_inputs, rel=0.1)
+    assert after.peak_bytes < before.peak_bytes / 4
+    slower, faster = (planned(8, "engine.recompute=" + value) for value in ("true", "false"))
+    assert slower.images_per_s < 0.85 * faster.images_per_s
+    assert slower.mfu / faster.mfu == pytest.approx(slower.images_per_s / faster.images_per_s)
+
+
 def test_blocks_that_were_not_run_cost_what_they_cost_when_they_are():
     sizes = ("patch_size=4", "hidden_dim=16", "num_blocks=5", "tokens_mlp_dim=8",
              "channels_mlp_dim=32", "image_size=16", "variant=null")  # fmt: skip

@@ -88,6 +88,20 @@ def _skip(engine: str, precision: str, changes: Changes = NONE) -> Skip:
     return Skip(same, finite, bool(skipped), bool(next_skipped), trained.num_updates)
 
 
+def recomputed_losses(engines: Sequence[str]) -> dict[str, tuple[list[float], list[float]]]:
+    """By engine, losses of a model as it is, and where its blocks are computed again."""
+    found = {}
+    with distributed.connected(60):
+        for name in engines:
+            config = tiny_config(name, "bf16")
+            changes = {"recompute": True, "reshard_after_forward": True}
+            engine = config.engine.model_copy(update=changes)
+            both = (config, config.model_copy(update={"engine": engine}))
+            plain, again = (take_steps(tiny_engine(each), each, 0, 4) for each in both)
+            found[name] = (plain, again)
+    return found
+
+
 def compiled_losses(engine: str) -> tuple[list[float], list[float], int]:
     """Losses of a model as it is, and with its blocks compiled; how many graphs that made."""
     torch._inductor.config.compile_threads = 1  # no processes of its own beside this one

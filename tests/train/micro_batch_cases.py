@@ -86,6 +86,8 @@ def losses_of_large() -> list[float]:
 def auto_where_the_system_refuses_more() -> tuple[int | str, list[float]]:
     """The size that `auto` comes to under a real limit, and the losses."""
     with distributed.connected(60):
+        config = tiny_config("single", **LARGE)
+        take_steps(tiny_engine(config), config, 0, 1)  # starts threads, which a limit would abort
         config = tiny_config("single", **LARGE | {"micro_batch_size": "auto"})
         limit_memory(address_space())
         config = with_micro_batch_size(config)

@@ -59,6 +59,12 @@ def test_an_update_that_the_guard_stops_changes_nothing(ranks, precision):
             assert of_rank[engine] == Skip(True, True, True, False, num_updates=4), engine
 
 
+def test_blocks_that_are_computed_again_give_the_same_losses(ranks):
+    for of_rank in ranks.run(2, engine_cases.recomputed_losses, ("fsdp", "zero1", "zero3")):
+        for engine, (plain, again) in of_rank.items():
+            assert again == plain, engine
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of CPU kernels needs g++")
 def test_compiled_blocks_give_the_losses_of_eager_ones(ranks):
     eager, compiled, num_graphs = ranks.run(1, engine_cases.compiled_losses, "single")[0]

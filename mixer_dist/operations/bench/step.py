@@ -12,7 +12,7 @@ from mixer_dist.operations.bench.machine import card_here, device_name, peak_mem
 from mixer_dist.operations.bench.matmuls import MatmulTime, time_matmuls
 from mixer_dist.operations.bench.measured import Figure, Measured
 from mixer_dist.operations.bench.stopwatch import seconds_of
-from mixer_dist.operations.plan.micro_batch import MicroBatch, micro_batch
+from mixer_dist.operations.plan.micro_batch import MicroBatch, image_flops, micro_batch
 from mixer_dist.train.build import build_engine, build_model, model_dimensions
 from mixer_dist.train.drawn_batch import drawn_batch
 
@@ -46,7 +46,7 @@ def _figures(
     sizes = model_dimensions(config.model)
     rows, columns = patch_grid(sizes["image_size"], sizes["patch_size"])
     images_per_s = config.global_batch_size / seconds
-    flops = work.flops / micro_batch_size * images_per_s / distributed.world_size()
+    flops = image_flops(config) * images_per_s / distributed.world_size()
     yield Figure("seconds", "a step", seconds, "s")
     yield Figure("images_per_s", "images", images_per_s, "/s")
     yield Figure("tokens_per_s", "tokens", images_per_s * rows * columns, "/s")

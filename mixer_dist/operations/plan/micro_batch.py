@@ -18,10 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from mixer_dist.config import ModelConfig, RunConfig
+from mixer_dist.config import EngineConfig, ModelConfig, RunConfig
 from mixer_dist.data.batch import Batch
 from mixer_dist.models.mixer import MlpMixer
-from mixer_dist.train.build import model_dimensions
+from mixer_dist.train.build import fit_blocks, model_dimensions
 from mixer_dist.train.objective import summed_loss
 from mixer_dist.train.torch_engine import DTYPES
 
@@ -70,18 +70,24 @@ class MicroBatch:
 
 def micro_batch(config: RunConfig, num_images: int) -> MicroBatch:
     """The cost of a micro-batch of this size."""
-    is_mixed = config.augment.mixup > 0
-    return _micro_batch(config.model, config.loss, config.engine.precision, is_mixed, num_images)
+    engine = EngineConfig(precision=config.engine.precision, recompute=config.engine.recompute)
+    return _micro_batch(config.model, config.loss, engine, config.augment.mixup > 0, num_images)
+
+
+def image_flops(config: RunConfig) -> float:
+    """Of the matrix products of an image, forward and backward, nothing computed twice."""
+    engine = config.engine.model_copy(update={"recompute": False})
+    return micro_batch(config.model_copy(update={"engine": engine}), 2).flops / 2
 
 
 @lru_cache(maxsize=64)
 def _micro_batch(
-    model: ModelConfig, loss: str, precision: str, is_mixed: bool, num_images: int
+    model: ModelConfig, loss: str, engine: EngineConfig, is_mixed: bool, num_images: int
 ) -> MicroBatch:
     masks = bool(model.stochastic_depth)
     one, two = (
         recorded(
-            shallow_model(model, num_blocks).to(DTYPES[precision]),
+            fitted_model(model, num_blocks, engine),
             batch_without_values(model, num_images, num_blocks if masks else None, is_mixed),
             loss,
         )
@@ -94,6 +100,13 @@ def shallow_model(config: ModelConfig, num_blocks: int) -> MlpMixer:
     """The model with few blocks, on the meta device."""
     with torch.device("meta"):
         return MlpMixer(**model_dimensions(config) | {"num_blocks": num_blocks})
+
+
+def fitted_model(config: ModelConfig, num_blocks: int, engine: EngineConfig) -> MlpMixer:
+    """The same as an engine calls it."""
+    model = shallow_model(config, num_blocks).to(DTYPES[engine.precision])
+    fit_blocks(engine, model)
+    return model
 
 
 def recorded(model: MlpMixer, batch: Batch, loss: str) -> MicroBatch:

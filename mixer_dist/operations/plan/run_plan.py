@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mixer_dist.data.order import rank_slice
 from mixer_dist.operations.plan.data_rates import DataRates, Samples, data_rates
 from mixer_dist.operations.plan.memory import RankMemory, largest_micro_batch, rank_memory
-from mixer_dist.operations.plan.micro_batch import micro_batch
+from mixer_dist.operations.plan.micro_batch import image_flops
 from mixer_dist.operations.plan.schedule import Schedule, schedule
 from mixer_dist.operations.plan.setup import Setup
 from mixer_dist.operations.plan.step_time import StepTime, peak_flops, step_time
@@ -66,8 +66,7 @@ def plan_run(setup: Setup, samples: Samples, price_per_gpu_hour: float | None) -
 
 def mfu(setup: Setup, images_per_s: float) -> float:
     """The share of the cards' peak that goes into the images' matrix products."""
-    flops_per_image = micro_batch(setup.config, 2).flops / 2
-    return images_per_s * flops_per_image / (setup.num_gpus * peak_flops(setup))
+    return images_per_s * image_flops(setup.config) / (setup.num_gpus * peak_flops(setup))
 
 
 def filling(setup: Setup) -> float:
