@@ -18,6 +18,7 @@ from launchers.local_s3 import serve
 from mixer_dist.config import StorageConfig
 from mixer_dist.storage import Storage
 from tests.ranks import Ranks
+from tests.small_config import SMALL
 
 
 @dataclass(frozen=True)
@@ -117,3 +118,11 @@ def digits_s3(digit_images: Path, s3: LocalS3) -> str:
 def ranks() -> Ranks:
     """Runs a function on several ranks, from one warm process."""
     return Ranks()
+
+
+@pytest.fixture
+def small_config(tmp_path: Path) -> Path:
+    """A configuration with nothing but what must be given."""
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path

@@ -12,46 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mixer_dist.config import RunConfig, load_config, load_suite, with_suite
+from mixer_dist.config import RunConfig, load_config
 from mixer_dist.errors import ConfigError, MissingError
 from mixer_dist.sections import dump_config, parse
 from mixer_dist.yaml_tree import dump_yaml, load_yaml
+from tests.small_config import SMALL, refused
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-
-SMALL = """\
-run_dir: runs/small
-total_steps: 100
-global_batch_size: 32
-micro_batch_size: 8
-model:
-  variant: S/16
-  num_classes: 10
-data:
-  train:
-    - manifest: data/manifest.json
-optimizer:
-  learning_rate: 1e-3
-"""
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Path:
-    """A file with nothing but what must be given."""
-    path = tmp_path / "small.yaml"
-    path.write_text(SMALL)
-    return path
-
-
-def refused(path: Path, *overrides: str) -> list[str]:
-    """What the refusal says: one line after the file's name, or a line a problem after a count."""
-    with pytest.raises(ConfigError) as caught:
-        load_config(path, overrides)
-    lines = str(caught.value).splitlines()
-    if len(lines) > 1:
-        assert lines[0].startswith(f"{path}: {len(lines) - 1} problem")
-    return [line.strip() for line in lines[1:]] or [lines[0].removeprefix(f"{path}: ")]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -64,22 +32,22 @@ def test_there_are_configs():
     assert CONFIGS
 
 
-def test_what_is_not_given_is_the_papers(small):
-    config = load_config(small)
+def test_what_is_not_given_is_the_papers(small_config):
+    config = load_config(small_config)
     assert config.optimizer.betas == (0.9, 0.999) and config.optimizer.max_grad_norm == 1.0
     assert config.augment.min_crop_area == 0.05 and config.augment.flip
     assert config.model.image_size == 224 and config.optimizer.warmup_steps == 0
 
 
-def test_all_problems_are_told_at_once(small):
-    small.write_text(
+def test_all_problems_are_told_at_once(small_config):
+    small_config.write_text(
         SMALL.replace("total_steps: 100", "total_step: 100")
         .replace("global_batch_size: 32", "global_batch_size: 31")
         .replace("num_classes: 10", "num_classes: ten")
         .replace("learning_rate: 1e-3", "learning_rate: -1\n  moment: 0.9")
         .replace("variant: S/16", "variant: S/15")
     )
-    found = refused(small)
+    found = refused(small_config)
     assert len(found) == 7
     for expected in [
         "total_steps: required, but not given",
@@ -111,13 +79,13 @@ def test_all_problems_are_told_at_once(small):
         ("zzz=1", "zzz: unknown key; known keys: run_dir, seed, total_steps"),
     ],
 )
-def test_a_misspelt_key_is_named_with_what_was_meant(small, override, expected):
-    [line] = refused(small, override)
+def test_a_misspelt_key_is_named_with_what_was_meant(small_config, override, expected):
+    [line] = refused(small_config, override)
     assert line.startswith(expected)
 
 
-def test_credentials_in_a_config_are_refused_and_not_repeated(small):
-    [line] = refused(small, "storage={s3://b: {secret: hunter2}}")
+def test_credentials_in_a_config_are_refused_and_not_repeated(small_config):
+    [line] = refused(small_config, "storage={s3://b: {secret: hunter2}}")
     assert line.startswith("storage.s3://b.secret: unknown key; known keys: endpoint_url")
     assert "hunter2" not in line
 
@@ -144,15 +112,15 @@ def test_credentials_in_a_config_are_refused_and_not_repeated(small):
         ("model.variant=B/16", "B/16"),
     ],
 )
-def test_overrides_reach_every_value(small, override, value):
+def test_overrides_reach_every_value(small_config, override, value):
     path, _, _ = override.partition("=")
-    found: Any = load_config(small, [override])
+    found: Any = load_config(small_config, [override])
     for name in path.split("."):
         found = found[int(name)] if name.isdigit() else getattr(found, name)
     assert found == value and type(found) is type(value)
 
 
-def test_overrides_apply_in_order_and_reach_into_lists(small):
+def test_overrides_apply_in_order_and_reach_into_lists(small_config):
     overrides = [
         "data.train=[{manifest: a}, {manifest: b}]",
         "data.train.1.repeats=2",
@@ -161,7 +129,7 @@ def test_overrides_apply_in_order_and_reach_into_lists(small):
         "optimizer.betas=[0.8, 0.9]",
         "optimizer.betas.1=0.95",
     ]
-    config = load_config(small, overrides)
+    config = load_config(small_config, overrides)
     assert [(entry.manifest, entry.repeats) for entry in config.data.train] == [("a", 1), ("b", 5)]
     assert config.optimizer.betas == (0.8, 0.95) and config.optimizer.learning_rate == 0.1
 
@@ -182,8 +150,8 @@ def test_overrides_apply_in_order_and_reach_into_lists(small):
         ("run_dir=''", "run_dir: String should have at least 1 character"),
     ],
 )
-def test_a_wrong_override_is_refused(small, override, message):
-    assert message in "\n".join(refused(small, override))
+def test_a_wrong_override_is_refused(small_config, override, message):
+    assert message in "\n".join(refused(small_config, override))
 
 
 @pytest.mark.parametrize(
@@ -216,23 +184,25 @@ def test_a_wrong_override_is_refused(small, override, message):
         ),
     ],
 )
-def test_a_value_that_cannot_work_is_refused(small, override, message):
-    assert message in "\n".join(refused(small, override))
+def test_a_value_that_cannot_work_is_refused(small_config, override, message):
+    assert message in "\n".join(refused(small_config, override))
 
 
-def test_values_that_do_not_go_together_are_refused(small):
+def test_values_that_do_not_go_together_are_refused(small_config):
     task = "name: {}, kind: fewshot, train: a, test: b"
     twice = f"evals=[{{{task.format('x')}}}, {{{task.format('x')}}}]"
-    assert "the name 'x' is given twice" in refused(small, twice)[0]
-    assert "pattern" in refused(small, f"evals=[{{{task.format('../x')}}}]")[0]
+    assert "the name 'x' is given twice" in refused(small_config, twice)[0]
+    assert "pattern" in refused(small_config, f"evals=[{{{task.format('../x')}}}]")[0]
     cropped = f"evals=[{{{task.format('x')}, resize: 200}}]"
-    assert "resize (200) must be at least model.image_size (224)" in refused(small, cropped)[0]
+    assert (
+        "resize (200) must be at least model.image_size (224)" in refused(small_config, cropped)[0]
+    )
     no_seeds = f"evals=[{{{task.format('x')}, seeds: []}}]"
-    assert "evals.0.seeds: must have at least one entry" in refused(small, no_seeds)[0]
+    assert "evals.0.seeds: must have at least one entry" in refused(small_config, no_seeds)[0]
     negative = f"evals=[{{{task.format('x')}, seeds: [-1]}}]"
-    assert "greater than or equal to 0" in refused(small, negative)[0]
+    assert "greater than or equal to 0" in refused(small_config, negative)[0]
     board = ["logging.tensorboard=true", "run_dir=s3://bucket/run"]
-    assert "tensorboard needs a local run_dir" in refused(small, *board)[0]
+    assert "tensorboard needs a local run_dir" in refused(small_config, *board)[0]
 
 
 @pytest.mark.parametrize(
@@ -275,8 +245,8 @@ def test_a_missing_file_names_the_configs_that_are_there(tmp_path, monkeypatch):
         load_config("x.yaml")
 
 
-def test_a_config_never_changes(small):
-    config = load_config(small)
+def test_a_config_never_changes(small_config):
+    config = load_config(small_config)
     for section, name in [(config, "seed"), (config.model, "num_classes"), (config.data, "train")]:
         with pytest.raises(ValidationError, match="frozen"):
             setattr(section, name, getattr(section, name))
@@ -301,64 +271,15 @@ def test_what_is_dumped_loads_as_the_same(rate, run_dir, seed, stages):
     assert parse(RunConfig, load_yaml(dump_config(config), "dump"), "dump") == config
 
 
-def test_a_config_is_read_without_torch(small):
+def test_a_config_is_read_without_torch(small_config):
     """So that --help and a wrong config answer at once."""
     script = (
         "import sys; from mixer_dist.config import load_config; load_config(sys.argv[1]); "
         "print(*{'torch', 'numpy', 'webdataset', 'deepspeed'} & set(sys.modules))"
     )
-    command = [sys.executable, "-c", script, str(small)]
+    command = [sys.executable, "-c", script, str(small_config)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == ""
-
-
-@pytest.mark.parametrize(
-    ("name", "num_datasets"),
-    [
-        ("imagenet5", 5), ("imagenet5_finetune", 5),
-        ("vtab1k", 19), ("vtab1k_finetune", 19), ("vtab1k_hyperrule", 19),
-    ],
-)  # fmt: skip
-def test_suites_lie_below_the_root_that_is_given(small, name, num_datasets):
-    suite = load_suite(ROOT / f"configs/suites/{name}.yaml", "s3://bucket/sets/")
-    config = with_suite(load_config(small, ["evals=[{name: a, kind: upstream, test: b}]"]), suite)
-    assert len(config.evals) == 1 + len(suite.evals)
-    urls = {url for task in suite.evals for url in task.datasets.values()}
-    assert all(url.startswith("s3://bucket/sets/") and "{" not in url for url in urls)
-    assert len({url.rsplit("/", 2)[0] for url in urls}) == num_datasets
-
-
-def test_a_task_of_a_suite_may_not_take_a_runs_name(small):
-    suite = load_suite(ROOT / "configs/suites/imagenet5.yaml")
-    taken = "evals=[{name: pets-linear, kind: knn, train: a, test: b}]"
-    with pytest.raises(ConfigError, match="the name 'pets-linear' is given twice"):
-        with_suite(load_config(small, [taken]), suite)
-
-
-@pytest.mark.parametrize(
-    ("task", "message"),
-    [
-        (
-            "{name: a, kind: nearest, train: b, test: c}",
-            "'fewshot', 'knn', 'linear', 'finetune', 'upstream'",
-        ),
-        ("{name: a, train: b, test: c}", "evals.0.kind: required, but not given"),
-        ("{name: a, kind: upstream, train: b, test: c}", "evals.0.train: unknown key"),
-        ("{name: a, kind: knn, test: c}", "evals.0.train: required, but not given"),
-        ("{name: features, kind: upstream, test: c}", "choose another name"),
-        ("{name: a, kind: fewshot, train: b, test: c, shots: [5, 0]}", "evals.0.shots.1: Input"),
-        ("{name: a, kind: linear, train: b, test: c, held_out: 1}", "evals.0.held_out: Input"),
-    ],
-)
-def test_a_wrong_task_is_refused(small, task, message):
-    assert message in "\n".join(refused(small, f"evals=[{task}]"))
-
-
-def test_shots_are_a_number_or_several(small):
-    task = "evals=[{{name: a, kind: fewshot, train: b, test: c, shots: {}}}]"
-    found = [load_config(small, [task.format(shots)]).evals[0] for shots in ("10", "[1, 5]")]
-    assert [each.shots for each in found] == [(10,), (1, 5)]
-    assert [each.main_shots for each in found] == [10, 5]
 
 
 @pytest.mark.parametrize("text", ["20091851514239e3", "1e5", "12", "on", "0x1f", "1_0", "-.5"])

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from mixer_dist.models import mixer, npz
-from mixer_dist.models.initial import initial_value, initialize
 from mixer_dist.models.mixer import MlpMixer, build_mixer
 from tests.models import reference
+from tests.models.tiny_mixer import TINY, official_parameters, random_images, tiny_model, to_torch
 
 # Parameters without a head, with 1,000 and with 21,843 classes, and multiply-adds of one image
 # with 1,000 classes: the authors' own code gives these (paper table 1 rounds them).
@@ -30,40 +29,8 @@ PAPER_COUNTS = {
     "L/16": (207_171_168, 208_196_168, 229_560_243, 44_547_678_208),
     "H/14": (431_069_952, 432_350_952, 459_050_835, 120_989_911_040),
 }
-TINY = {
-    "patch_size": 4,
-    "hidden_dim": 16,
-    "num_blocks": 3,
-    "tokens_mlp_dim": 5,
-    "channels_mlp_dim": 24,
-    "num_classes": 7,
-}
 IMAGE_SIZES = [(8, 8), (8, 12), (12, 4)]
 MASKS = np.array([[[1, 1], [1, 0]], [[0, 1], [1, 1]], [[0, 0], [0, 1]]], dtype=np.float64)
-
-
-def official_parameters(image_size):
-    """Random parameters under the official names, for TINY on images of this size."""
-    num_tokens = math.prod(image_size) // TINY["patch_size"] ** 2
-    return reference.random_parameters(num_tokens=num_tokens, **TINY)
-
-
-def tiny_model(image_size, dtype=torch.float64):
-    """The TINY model that holds `official_parameters`."""
-    model = MlpMixer(image_size, **TINY).to(dtype)
-    model.load_state_dict(npz.from_official(official_parameters(image_size)))
-    return model
-
-
-def random_images(image_size, batch=2):
-    """NumPy images (B, H, W, 3) in [-1, 1], exact in float32."""
-    images = np.random.default_rng(1).uniform(-1.0, 1.0, size=(batch, *image_size, 3))
-    return images.astype(np.float32).astype(np.float64)
-
-
-def to_torch(images, dtype=torch.float64):
-    """NumPy images (B, H, W, 3) as a tensor (B, 3, H, W)."""
-    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(dtype)
 
 
 def official_gradients(model):
@@ -189,61 +156,6 @@ def _permuted(images, patch_order, pixel_order):
     return F.fold(patches, (8, 12), 4, stride=4)
 
 
-def test_initial_logits_equal_the_head_bias_exactly():
-    model = MlpMixer((8, 12), **TINY, head_bias=-6.9)
-    logits = model(to_torch(random_images((8, 12)), torch.float32))
-    assert torch.equal(logits, torch.full_like(logits, -6.9))
-
-
-def test_initial_losses_are_the_known_ones():
-    labels = F.one_hot(torch.tensor([3]), 1000).double()
-    sigmoid, softmax = (
-        MlpMixer(8, **{**TINY, "num_classes": 1000}, head_bias=bias)(torch.ones(1, 3, 8, 8))
-        for bias in (-6.9, 0.0)
-    )
-    loss = F.binary_cross_entropy_with_logits(sigmoid.double(), labels, reduction="sum")
-    assert loss.item() == pytest.approx(7.907, abs=5e-4)
-    assert F.cross_entropy(softmax.double(), labels).item() == pytest.approx(math.log(1000))
-
-
-def test_initial_kernels_are_truncated_lecun_normal_and_the_rest_constant():
-    for name, value in build_mixer("S/32", 10).state_dict().items():
-        if name.startswith("head.") or name.endswith("bias"):
-            assert not value.any(), name
-        elif value.dim() == 1:
-            assert (value == 1).all(), name
-        else:
-            deviation = value.std().item()
-            assert deviation * math.sqrt(value.shape[1]) == pytest.approx(1, abs=0.02), name
-            assert value.abs().max().item() / deviation <= 2.31, name
-            assert abs(value.mean().item()) < 0.02 * deviation, name
-
-
-def test_initial_values_depend_on_seed_and_name_alone():
-    small, large = (MlpMixer(8, **{**TINY, "num_blocks": n}).state_dict() for n in (1, 3))
-    assert all(torch.equal(small[name], large[name]) for name in small)
-    fc1 = [large[f"blocks.{block}.channel_mixing.fc1.weight"] for block in range(3)]
-    assert not torch.equal(fc1[0], fc1[1])
-    model = MlpMixer(8, **TINY, head_bias=2.0).bfloat16()
-    initialize(model, seed=1, head_bias=model.head_bias)
-    assert not torch.equal(model.stem.weight, large["stem.weight"].bfloat16())
-    assert (model.head.bias == 2).all()
-    initialize(model, seed=0, head_bias=model.head_bias)
-    assert torch.equal(model.stem.weight, large["stem.weight"].bfloat16())
-
-
-def test_a_seed_keeps_its_meaning():
-    value = initial_value("stem.weight", (2, 3), seed=7, head_bias=0.0)
-    expected = torch.tensor([[-0.842194, -0.184185, -0.403320], [0.353478, 0.005870, -0.366055]])
-    torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_building_draws_no_global_random_numbers():
-    before = torch.random.get_rng_state()
-    MlpMixer(8, **TINY)
-    assert torch.equal(torch.random.get_rng_state(), before)
-
-
 def test_depth_rates_rise_from_zero_to_the_rate():
     assert mixer.depth_rates(5, 0.1) == pytest.approx([0, 0.025, 0.05, 0.075, 0.1])
     assert mixer.depth_rates(1, 0.1) == [0.0]
@@ -282,55 +194,6 @@ def _shower(parameters, values):
             parameter.data.copy_(value)
 
     return show
-
-
-class Operations(TorchDispatchMode):
-    """Collects the operations that run, each as (name, elements of its result)."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        size = result.numel() if isinstance(result, Tensor) else 0
-        self.seen.append((function._schema.name.removeprefix("aten::"), size))
-        return result
-
-
-def test_a_block_copies_no_activation_and_multiplies_twelve_times():
-    block = tiny_model((8, 12)).blocks[0]
-    x = torch.randn(6, 2, 16, dtype=torch.float64, requires_grad=True)  # (S, B, C)
-    gradient = torch.randn(6, 2, 16, dtype=torch.float64)
-    with Operations() as operations:
-        block(x).backward(gradient)
-    copies = {"clone", "copy_", "_to_copy", "contiguous", "permute"}
-    assert not [name for name, size in operations.seen if name in copies and size >= x.numel()]
-    products = [name for name, _ in operations.seen if name in ("mm", "addmm", "bmm")]
-    assert len(products) == 4 * 3  # each map forward, and backward for its input and its weight
-
-
-def test_a_block_keeps_half_of_its_activations():
-    """Of x, LayerNorm(x), the hidden layer and its GELU, twice each, the first and third."""
-    block = tiny_model((8, 12)).blocks[0]
-    x = torch.randn(6, 2, 16, dtype=torch.float64, requires_grad=True)
-    parameters = {p.untyped_storage().data_ptr() for p in block.parameters()}
-    kept = {}
-
-    def pack(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        block(x)
-    num_tokens, batch, channels = x.shape
-    tokens_mlp_dim, channels_mlp_dim = (
-        mlp.fc1.weight.shape[0] for mlp in (block.token_mixing, block.channel_mixing)
-    )
-    hidden = tokens_mlp_dim * batch * channels + num_tokens * batch * channels_mlp_dim
-    small = 2 * 2 * (num_tokens * batch + channels)  # means, deviations, norms' parameters
-    elements = sum(size for pointer, size in kept.items() if pointer not in parameters)
-    assert elements <= 2 * x.numel() + hidden + small
 
 
 @pytest.mark.parametrize(
