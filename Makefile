@@ -11,8 +11,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/python launchers/quickstart.py
 
 test: lint slurm
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/launchers
-	$(BIN)/python -m pytest tests/launchers
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

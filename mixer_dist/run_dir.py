@@ -186,6 +186,12 @@ def read_attempt(storage: Storage, run_dir: RunDir, number: int) -> Attempt:
         raise MissingError(f"{url} is missing: restore the file") from None
 
 
+def run_id(storage: Storage, run_dir: RunDir) -> str | None:
+    """What tells a run from another in the same place; None before its first start."""
+    first = attempt_numbers(storage, run_dir)[:1]
+    return read_attempt(storage, run_dir, first[0]).attempt_id if first else None
+
+
 def write_attempt(storage: Storage, run_dir: RunDir, attempt: Attempt) -> None:
     """Record a start."""
     tree: dict[str, Any] = attempt.model_dump(mode="json")

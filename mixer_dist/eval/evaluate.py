@@ -3,9 +3,10 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from mixer_dist import distributed
@@ -17,7 +18,7 @@ from mixer_dist.config import (
     Suite,
     UpstreamConfig,
 )
-from mixer_dist.data.manifest import load_dataset
+from mixer_dist.data.manifest import Dataset, load_dataset
 from mixer_dist.errors import ConfigError, MissingError
 from mixer_dist.eval.results import Result, checked_origin, whole_result
 from mixer_dist.eval.setting import Setting
@@ -99,6 +100,7 @@ class Judge:
         datasets = {
             split: load_dataset(self.storage, [(url, 1)]) for split, url in task.datasets.items()
         }
+        _warn_of_same(datasets)
         setting = Setting(self.config, self.storage, subject, datasets, self.peers)
         origin = distributed.on_main(lambda: checked_origin(task, setting, run_dir))
         found = score(task, setting)
@@ -108,9 +110,18 @@ class Judge:
             if subject.is_of_run:
                 url = run_dir.evaluation(task.name, subject.step)
                 self.write(url, (json.dumps(result, indent=1) + "\n").encode())
+            else:
+                logger.warning("not kept: this is no checkpoint of %s", run_dir.url)
             return result
 
         return dict(distributed.on_main(finish))
+
+
+def _warn_of_same(datasets: Mapping[str, Dataset]) -> None:
+    """What is learned from and judged on tells nothing."""
+    for a, b in combinations(datasets, 2):
+        if datasets[a].fingerprint == datasets[b].fingerprint and distributed.is_main():
+            logger.warning("%s and %s are the same images", a, b)
 
 
 def describe_task(config: RunConfig, task_name: str, checkpoint: str | None) -> str:

@@ -15,16 +15,16 @@ from mixer_dist.data.manifest import Dataset
 from mixer_dist.errors import DataError, MissingError, RefusedError
 from mixer_dist.eval.score import Score
 from mixer_dist.eval.setting import Setting
-from mixer_dist.run_dir import RunDir, attempt_numbers, evaluated_step, read_attempt
+from mixer_dist.run_dir import RunDir, evaluated_step, run_id
 from mixer_dist.storage import Storage, join
 
-# What all results of a task have in common, and how it is called where one differs.
+# What all results of a task have in common, and what is said where one differs.
 _COMMON = {
-    "run_id": "run",
-    "kind": "kind of task",
-    "config": "settings of the task",
-    "classes": "classes of the datasets",
-    "datasets": "datasets",
+    "run_id": "is of another run",
+    "kind": "is of another kind of task",
+    "config": "comes from other settings of the task",
+    "classes": "comes from datasets with other classes",
+    "datasets": "comes from other datasets",
 }
 
 Result = dict[str, Any]
@@ -69,7 +69,7 @@ def _origin(task: Task, setting: Setting, run_dir: RunDir) -> Result:
         "step": subject.step,
         "checkpoint": subject.checkpoint,
         "checkpoint_sha256": subject.sha256,
-        "run_id": _run_id(setting.storage, run_dir),
+        "run_id": run_id(setting.storage, run_dir),
         "config": {key: tree[key] for key in tree if key not in ("name", "train", "test")},
         "urls": task.datasets,
         "datasets": {split: dataset.fingerprint for split, dataset in datasets.items()},
@@ -82,8 +82,8 @@ def _check_comparable(storage: Storage, run_dir: RunDir, origin: Result) -> None
         for key, meaning in _COMMON.items():
             if None not in (earlier.get(key), origin[key]) and earlier[key] != origin[key]:
                 raise RefusedError(
-                    f"{origin['task']}: {url} has another {meaning} than this evaluation, so that "
-                    "the two cannot be compared: give the task another name, or remove "
+                    f"{origin['task']}: {url} {meaning}, so that it cannot be compared with this "
+                    "evaluation: give the task another name, or remove "
                     f"{run_dir.evaluations(origin['task'])}"
                 )
 
@@ -100,12 +100,6 @@ def _earlier(storage: Storage, run_dir: RunDir, origin: Result) -> Iterator[tupl
             continue
         except (ValueError, TypeError):
             raise DataError(f"{url} is not an evaluation result: remove it") from None
-
-
-def _run_id(storage: Storage, run_dir: RunDir) -> str | None:
-    """What tells a run from another in the same place; None before its first start."""
-    first = attempt_numbers(storage, run_dir)[:1]
-    return read_attempt(storage, run_dir, first[0]).attempt_id if first else None
 
 
 def _classes_sha256(dataset: Dataset) -> str:

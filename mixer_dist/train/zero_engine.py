@@ -14,6 +14,7 @@ from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.train.engine import StepResult, do_nothing, not_finite
 from mixer_dist.train.objective import summed_loss
 from mixer_dist.train.optim import build_optimizer, create_moments
+from mixer_dist.train.stragglers import timed_module
 from mixer_dist.train.zero_state import FragmentState, PartitionState, ZeroState
 
 NEVER = 2**31 - 1
@@ -139,7 +140,7 @@ class ZeroEngine:
     @property
     def timed_module(self) -> nn.Module:
         """A large matrix product, in whose forward no rank waits for another."""
-        return self._model.blocks[0].channel_mixing.fc1  # type: ignore[union-attr, return-value]
+        return timed_module(self._model, self._config.engine)
 
     def refresh(self, num_updates: int) -> None:
         """Bring all else up to the pieces, once they were read. All ranks must call this."""

@@ -201,11 +201,11 @@ def test_results_that_cannot_be_compared_are_not_mixed(run, tmp_path):
     test = split(tmp_path / "renamed", [0, 1, 2], 1, ("ant", "bee", "cow"))
     train = split(tmp_path / "renamed2", [0, 1, 2], 1, ("ant", "bee", "cow"))
     for other, difference in [
-        (changed(run, 1, k=7), "settings of the task"),
-        (changed(run, 1, train=train, test=test), "classes of the datasets"),
-        (changed(run, 1, test=run.evals[1].train), "datasets"),
+        (changed(run, 1, k=7), "other settings of the task"),
+        (changed(run, 1, train=train, test=test), "datasets with other classes"),
+        (changed(run, 1, test=run.evals[1].train), "other datasets"),
     ]:
-        with pytest.raises(RefusedError, match=f"has another {difference}"):
+        with pytest.raises(RefusedError, match=f"comes from {difference}, so that it cannot"):
             evaluate(other, "knn", "untrained")
     assert written(run, "knn") == before
 
@@ -216,8 +216,24 @@ def test_another_runs_results_are_left_alone(run):
     write_attempt(STORAGE, run_dir, attempt)
     evaluate(run, "knn")
     write_attempt(STORAGE, run_dir, attempt.model_copy(update={"attempt_id": "b"}))
-    with pytest.raises(RefusedError, match="has another run than this evaluation"):
+    with pytest.raises(RefusedError, match="is of another run"):
         evaluate(run, "knn")
+
+
+def test_what_belongs_to_another_run_is_told_and_not_kept(run, tmp_path, caplog):
+    other = run_of(tmp_path / "other", *ALL)
+    checkpoint = write_checkpoint(other, scale=2.0)
+    result = evaluate(run, "knn", checkpoint)
+    assert result["checkpoint"] == checkpoint
+    assert f"not kept: this is no checkpoint of {run.run_dir}" in caplog.text
+    assert not list(Path(tmp_path).glob("**/evals/knn/*.json"))
+
+
+def test_splits_with_the_same_images_are_told(run, caplog):
+    evaluate(run, "knn")
+    assert "the same images" not in caplog.text
+    evaluate(changed(run, 1, name="cheat", test=run.evals[1].train), "cheat")
+    assert "train and test are the same images" in caplog.text
 
 
 def test_a_suite_names_what_is_missing_and_runs_the_rest(run, tmp_path, caplog):

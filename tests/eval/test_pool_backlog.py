@@ -41,12 +41,13 @@ def test_only_some_checkpoints_and_the_last():
 
 
 def test_what_failed_comes_after_what_did_not_and_is_left_after_some_tries():
-    failures = Counter({(40, "failed"): 1, (30, "failed"): 3, (20, "lost"): 3, (10, "lost"): 10})
-    found = made([10, 20, 30, 40], {"bad": set(), "good": set()}, failures)
-    good = [(step, "good") for step in (40, 30, 20, 10)]
+    failures = Counter({(40, "failed"): 1, (30, "failed"): 3, (20, "lost"): 3, (10, "lost"): 10,
+                        (5, "refused"): 1})  # fmt: skip
+    found = made([5, 10, 20, 30, 40], {"bad": set(), "good": set()}, failures)
+    good = [(step, "good") for step in (40, 30, 20, 10, 5)]
     assert sorted(pairs(found.todo)) == sorted([*good, (20, "bad"), (40, "bad")])
     assert pairs(found.todo)[-1] == (40, "bad")
-    assert pairs(found.given_up) == [(30, "bad"), (10, "bad")]
+    assert pairs(found.given_up) == [(30, "bad"), (10, "bad"), (5, "bad")]
 
 
 def test_a_run_is_finished_once_its_last_step_is_there_and_nothing_is_left():

@@ -176,6 +176,16 @@ def test_a_result_that_is_none_is_named(tmp_path):
     assert not Path(run_dir.report).exists()
 
 
+def test_another_runs_results_are_left_out_and_named(tmp_path, caplog):
+    run_dir = RunDir(str(tmp_path))
+    begin(run_dir, 1, 0, "fsdp", 2)
+    add_evaluation(run_dir, "digits", 20, [0.5], run_id="id-1")
+    add_evaluation(run_dir, "digits", 30, [0.9], run_id="another")
+    report = write_report(STORAGE, [run_dir.url], Wanted())
+    assert report.num_evaluations == 1
+    assert f"{run_dir.evaluation('digits', 30)} is the result of another run" in caplog.text
+
+
 def test_a_report_can_lie_in_a_bucket(s3):
     storage, run_dir = s3.storage(), RunDir(f"{s3.new_bucket()}/run")
     begin(run_dir, 1, resumed_from=0, engine="ddp", world_size=8, storage=storage)

@@ -62,8 +62,9 @@ def interleaved(backlogs: Sequence[Backlog]) -> Iterator[Assignment]:
 
 def _is_hopeless(assignment: Assignment, found: Found, rules: PoolConfig) -> bool:
     counts = found.failures[assignment.task]
-    num_lost = counts[assignment.step, "lost"]
-    return _num_failures(assignment, found) >= rules.max_failures or num_lost >= rules.max_losses
+    num_refused, num_lost = (counts[assignment.step, kind] for kind in ("refused", "lost"))
+    is_failing = _num_failures(assignment, found) >= rules.max_failures
+    return bool(num_refused) or is_failing or num_lost >= rules.max_losses
 
 
 def _num_failures(assignment: Assignment, found: Found) -> int:

@@ -13,10 +13,11 @@ from mixer_dist.eval.pool.assignments import Assignment
 from mixer_dist.run_dir import RunDir, step_name, step_of
 from mixer_dist.storage import Storage, join
 
-Kind = Literal["failed", "lost"]
+Kind = Literal["failed", "refused", "lost"]
+"""Refused is what would be so at every further try."""
 Failures = Counter[tuple[int, str]]
 """How many, by step and kind."""
-_NAME = re.compile(r"^(step-\d+)-(failed|lost)-.+\.json$")
+_NAME = re.compile(r"^(step-\d+)-(failed|refused|lost)-.+\.json$")
 
 
 def record_failure(
@@ -29,7 +30,7 @@ def record_failure(
 
 def has_failed(storage: Storage, assignment: Assignment, holder: str) -> bool:
     """Whether a worker has written down why it failed."""
-    return storage.exists(_file(assignment, "failed", holder))
+    return any(storage.exists(_file(assignment, kind, holder)) for kind in ("failed", "refused"))
 
 
 def read_failures(storage: Storage, run_dir: RunDir, task: str) -> Failures:

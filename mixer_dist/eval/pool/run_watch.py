@@ -10,7 +10,7 @@ from mixer_dist.checkpoint.catalog import known_steps
 from mixer_dist.checkpoint.holders import HolderWatch, lease_file
 from mixer_dist.checkpoint.layout import MANIFEST_NAME, TOMBSTONE_NAME
 from mixer_dist.config import PoolConfig
-from mixer_dist.errors import MissingError, PreemptedError
+from mixer_dist.errors import MissingError, PreemptedError, RefusedError
 from mixer_dist.eval.pool.assignments import Assignment
 from mixer_dist.eval.pool.backlog import Backlog, Found, backlog, is_wanted
 from mixer_dist.eval.pool.failures import (
@@ -20,7 +20,7 @@ from mixer_dist.eval.pool.failures import (
     read_failures,
     record_failure,
 )
-from mixer_dist.run_dir import RunDir, attempt_numbers, read_attempt, step_of
+from mixer_dist.run_dir import RunDir, attempt_numbers, read_attempt, run_id, step_of
 from mixer_dist.storage import Storage, join
 
 ASKED_TO_STOP = (0, PreemptedError.exit_code, -signal.SIGTERM)
@@ -48,10 +48,13 @@ class RunWatch:
         self._rules = rules
         self._holders = HolderWatch(storage, now)
         self._last_steps: dict[int, int] = {}
+        self._checked: set[Assignment] = set()
 
     def look(self) -> Backlog:
-        """What is left to do now, claimed or not."""
+        """What is left to do now, claimed or not; RefusedError where others' results lie here."""
         results = {task: self._steps_in(self.run_dir.evaluations(task)) for task in self._tasks}
+        for task, steps in results.items():
+            self._check_is_ours(Assignment(self.run_dir, task, max(steps, default=-1)))
         failures = {task: read_failures(self._storage, self.run_dir, task) for task in self._tasks}
         judged = set[int]().union(*results.values())
         whole = judged.intersection(*results.values())
@@ -107,6 +110,19 @@ class RunWatch:
         """What an evaluation has found."""
         found: dict[str, object] = json.loads(self._storage.read(assignment.result))
         return found
+
+    def _check_is_ours(self, newest: Assignment) -> None:
+        """Of each task the newest result: another run's would be taken for done."""
+        if newest.step < 0 or newest in self._checked:
+            return
+        theirs, ours = self.result(newest).get("run_id"), run_id(self._storage, self.run_dir)
+        if None not in (theirs, ours) and theirs != ours:
+            folder = self.run_dir.evaluations(newest.task)
+            raise RefusedError(
+                f"{newest.result} is the result of another run: remove {folder}, or give the "
+                "task another name"
+            )
+        self._checked.add(newest)
 
     def _given_up_line(self, assignment: Assignment) -> str:
         return f"  {assignment}: given up ({self.reason(assignment)})"

@@ -7,11 +7,19 @@ from contextlib import ExitStack, contextmanager
 from mixer_dist import distributed
 from mixer_dist.checkpoint.catalog import read_checkpoint, run_and_step
 from mixer_dist.config import RunConfig
-from mixer_dist.errors import CheckpointError, MissingError, MixerError, PreemptedError, redacted
+from mixer_dist.errors import (
+    AccessError,
+    CheckpointError,
+    MissingError,
+    MixerError,
+    PreemptedError,
+    RefusedError,
+    redacted,
+)
 from mixer_dist.eval.evaluate import Judge, find_task
 from mixer_dist.eval.pool.assignments import Assignment
 from mixer_dist.eval.pool.claims import Claim, claimed
-from mixer_dist.eval.pool.failures import record_failure
+from mixer_dist.eval.pool.failures import Kind, record_failure
 from mixer_dist.liveness import Peers, peers_watched
 from mixer_dist.storage import Storage
 
@@ -62,8 +70,14 @@ def _failure_recorded(storage: Storage, assignment: Assignment, holder: str) -> 
         is_asked = getattr(error, "exit_code", None) == PreemptedError.exit_code
         if not is_asked and not _is_gone(storage, assignment.checkpoint):
             reason = redacted(" ".join(str(error).split())) or type(error).__name__
-            record_failure(storage, assignment, "failed", holder, reason)
+            record_failure(storage, assignment, _kind(error), holder, reason)
         raise
+
+
+def _kind(error: Exception) -> Kind:
+    """What is not there may be there later, another refusal stays one."""
+    is_final = isinstance(error, RefusedError) and not isinstance(error, MissingError | AccessError)
+    return "refused" if is_final else "failed"
 
 
 def _is_gone(storage: Storage, checkpoint: str) -> bool:

@@ -46,6 +46,7 @@ class Evaluation(BaseModel):
     kind: str
     checkpoint: str
     checkpoint_sha256: str | None = None
+    run_id: str | None = None
     shots: PositiveInt | None = None
     """Of a few-shot task: those whose accuracy is the task's."""
     accuracy: Fraction

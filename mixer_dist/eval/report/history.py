@@ -1,5 +1,7 @@
 """All that a run directory says about its run: attempts, merged metrics, evaluation results."""
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,8 +11,10 @@ from mixer_dist.eval.report.effort import Efforts
 from mixer_dist.eval.report.evaluation import Evaluation, read_evaluations
 from mixer_dist.goodput import AttemptRecord, Goodput, goodput
 from mixer_dist.metrics import Line, attempt_lines, living_lines, read_events
-from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt
+from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt, run_id
 from mixer_dist.storage import Storage
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class History:
 def read_history(storage: Storage, run_dir: RunDir) -> History:
     """Read a run directory; MissingError where there is neither an attempt nor an evaluation."""
     numbers = attempt_numbers(storage, run_dir)
-    evaluations = read_evaluations(storage, run_dir)
+    evaluations = [*own_evaluations(storage, run_dir)]
     if not numbers and not evaluations:
         raise MissingError(
             f"nothing to report in {run_dir.url}: expected attempts/0001.yaml and metrics/ of "
@@ -85,6 +89,17 @@ def read_history(storage: Storage, run_dir: RunDir) -> History:
     starts = [_start(storage, run_dir, number) for number in numbers]
     lines = living_lines((s.record.resumed_from, s.record.lines) for s in starts)
     return History(run_dir, tuple(starts), tuple(lines), tuple(evaluations))
+
+
+def own_evaluations(storage: Storage, run_dir: RunDir) -> Iterator[Evaluation]:
+    """The results that are this run's; others that lie here are named and left out."""
+    ours = run_id(storage, run_dir)
+    for found in read_evaluations(storage, run_dir):
+        if None in (found.run_id, ours) or found.run_id == ours:
+            yield found
+        else:
+            url = run_dir.evaluation(found.task, found.step)
+            logger.warning("%s is the result of another run: left out", url)
 
 
 def _start(storage: Storage, run_dir: RunDir, number: int) -> Start:
