@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from mixer_dist import distributed
+from mixer_dist.train.stragglers import ForwardTimer
 from tests.tiny import NONE, Changes, take_steps, tiny_batch, tiny_config, tiny_engine
 
 NUM_STEPS = 30
@@ -102,12 +103,17 @@ def recomputed_losses(engines: Sequence[str]) -> dict[str, tuple[list[float], li
     return found
 
 
-def compiled_losses(engine: str) -> tuple[list[float], list[float], int]:
-    """Losses of a model as it is, and with its blocks compiled; how many graphs that made."""
+def compiled_losses(engine: str) -> tuple[list[float], list[float], int, dict[str, int]]:
+    """Losses of a model as it is, and with its blocks compiled; graphs, and why any was broken."""
     torch._inductor.config.compile_threads = 1  # no processes of its own beside this one
     with distributed.connected(60):
         config = tiny_config(engine)
         compiled = config.engine.model_copy(update={"compile": True})
         both = (config, config.model_copy(update={"engine": compiled}))
-        plain, fused = (take_steps(tiny_engine(each), each, 0, 3) for each in both)
-        return plain, fused, torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        losses = []
+        for each in both:
+            trained = tiny_engine(each)
+            ForwardTimer(trained.timed_module)
+            losses.append(take_steps(trained, each, 0, 3))
+        counters = torch._dynamo.utils.counters
+        return *losses, counters["stats"]["unique_graphs"], dict(counters["graph_break"])
