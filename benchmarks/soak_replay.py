@@ -12,9 +12,10 @@ from mixer_dist.config import load_config
 from mixer_dist.metrics import Line, read_events, read_metrics
 from mixer_dist.run_dir import Attempt, RunDir, attempt_numbers, read_attempt
 from mixer_dist.storage import Storage, join
-from tests.ranks import Ranks
+from tests import ranks as rank_processes
 
 STOPPED = (0, 75)
+TIMEOUT_S = 1800.0  # of a segment; the last one is long
 
 
 class Segment(NamedTuple):
@@ -54,7 +55,8 @@ def _world_size(storage: Storage, run_dir: RunDir, attempt: Attempt) -> int:
 
 def replay(site: Site, found: Sequence[Segment]) -> list[Replay]:
     """Train each segment anew."""
-    ranks, storage = Ranks(), site.storage
+    rank_processes.TIMEOUT_S = TIMEOUT_S
+    ranks, storage = rank_processes.Ranks(), site.storage
     lines = {line["step"]: line for line in read_metrics(storage, site.run_dir)}
     replays = []
     for segment in found:
