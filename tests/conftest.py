@@ -21,6 +21,7 @@ from tests.ranks import Ranks
 from tests.small_config import SMALL
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a file share a worker; those of launchers/, which look at all of Slurm, one too."""
     for item in items:

@@ -15,7 +15,7 @@ import tempfile
 import time
 import venv
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,7 +142,8 @@ def install_swift() -> Path:
             venv.create(unfinished, with_pip=True, symlinks=True)
             pip = [unfinished / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
             subprocess.run([*pip, "install", "--quiet", "-r", REQUIREMENTS], check=True)
-            unfinished.rename(path)
+            with suppress(OSError):  # another worker was quicker
+                unfinished.rename(path)
     return path
 
 

@@ -83,7 +83,7 @@ def audit(run_dir: RunDir) -> Audit:
     numbers = attempt_numbers(storage, run_dir)
     if not numbers:
         raise MissingError(f"no run at {run_dir.url}: it has no attempts/")
-    attempts = [read_attempt(storage, run_dir, number) for number in numbers]
+    attempts = _reached_as_now([read_attempt(storage, run_dir, number) for number in numbers])
     _check_complete(run_dir, attempts)
     found = Audit(total_steps=attempts[-1].config.total_steps)
     saved_step = _newest_saved_step(storage, run_dir)
@@ -95,6 +95,12 @@ def audit(run_dir: RunDir) -> Audit:
         found.changes = [change.model_dump() for change in attempt.changes]
         _audit_attempt(found, storage, run_dir, attempt, last_step, saved_step)
     return found
+
+
+def _reached_as_now(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """By the newest attempt's storage: a server may have another address than it had once."""
+    now = {"storage": attempts[-1].config.storage}
+    return [a.model_copy(update={"config": a.config.model_copy(update=now)}) for a in attempts]
 
 
 def _check_complete(run_dir: RunDir, attempts: Sequence[Attempt]) -> None:

@@ -105,6 +105,21 @@ def test_one_wrong_sample_is_found_with_its_step(ranks, digits, tmp_path, capsys
     assert "step 16 (attempt 1) is the first that did not read what it should" in line
 
 
+def test_a_store_may_have_another_address_by_now(ranks, digits_s3, s3, tmp_path, capsys):
+    storage = {"s3://": {"endpoint_url": s3.endpoint_url, "checksum": "when_required"}}
+    manifest = f"data.train.0.manifest={digits_s3}/test/manifest.json"
+    arguments = [
+        *overrides(tmp_path, tmp_path / "run"), manifest, f"storage={json.dumps(storage)}"
+    ]  # fmt: skip
+    ranks.run(1, pretrain, arguments, 10)
+    ranks.run(1, pretrain, arguments)
+    first = tmp_path / "run" / "attempts" / "0001.yaml"
+    assert s3.endpoint_url in first.read_text()
+    first.write_text(first.read_text().replace(s3.endpoint_url, "http://127.0.0.1:9"))
+    code, found, _ = audited(capsys, tmp_path / "run")
+    assert (code, found["num_steps"], found["attempts"]) == (0, STEPS, [1, 2])
+
+
 def test_another_seed_after_a_restart_is_found(ranks, digits, tmp_path, capsys):
     """As if someone had edited the record so that the trainer would not refuse it."""
     run_dir = tmp_path / "run"
