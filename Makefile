@@ -11,7 +11,8 @@ quickstart: $(VENV)/installed
 	$(BIN)/python launchers/quickstart.py
 
 test: lint slurm
-	$(BIN)/python -m pytest -n 3 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/launchers
+	$(BIN)/python -m pytest tests/launchers
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -21,15 +21,6 @@ from tests.ranks import Ranks
 from tests.small_config import SMALL
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file share a worker; those of launchers/, which look at all of Slurm, one too."""
-    for item in items:
-        folder = item.path.parent.name
-        group = folder if folder == "launchers" else f"{folder}/{item.path.name}"
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @dataclass(frozen=True)
 class LocalS3:
     """A loopback S3 server whose credentials are those of the environment."""
