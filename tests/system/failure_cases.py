@@ -14,7 +14,7 @@ from mixer_dist import cli, distributed
 from mixer_dist.data.batch import Batch
 from mixer_dist.data.stream import TrainStream
 from mixer_dist.errors import DataError
-from mixer_dist.models.mixer import ChannelLinear
+from mixer_dist.models.recomputed import RecomputedChannelLinear
 from mixer_dist.train.checkpoint_schedule import CheckpointSchedule
 from tests.ranks import Ranks, free_port
 
@@ -110,7 +110,7 @@ def slow(arguments: list[str], log: str, slow_rank: int, hungry_rank: int) -> in
     if distributed.rank() == hungry_rank:
         change_batches(starve)
     if distributed.rank() == slow_rank:
-        slow_down(ChannelLinear, 0.04)  # above a busy machine's own scatter
+        slow_down(RecomputedChannelLinear, 0.04)  # above a busy machine's own scatter
     return pretrain(arguments, log)
 
 
