@@ -112,30 +112,30 @@ def project(cluster: Cluster, digits: Path, tmp_path: Path) -> Project:
     return Project(folder, cluster)
 
 
-def rank_pids(cluster: Cluster, rank: int) -> list[int]:
-    """Processes that train as a rank."""
-    found = []
+def processes(cluster: Cluster) -> Iterator[tuple[int, list[str], dict[str, str]]]:
+    """Pid, words and environment of each process that uses this cluster."""
     for process in psutil.process_iter():
         try:
             words, environment = process.cmdline(), process.environ()
         except psutil.Error:
             continue
-        is_there = environment.get("SLURM_CONF") == cluster.environment["SLURM_CONF"]
-        if is_there and environment.get("SLURM_PROCID") == str(rank) and "--exit-file" in words:
-            found.append(process.pid)
-    return found
+        if environment.get("SLURM_CONF") == cluster.environment["SLURM_CONF"]:
+            yield process.pid, words, environment
+
+
+def rank_pids(cluster: Cluster, rank: int) -> list[int]:
+    """Processes that train as a rank."""
+    return [
+        pid
+        for pid, words, environment in processes(cluster)
+        if environment.get("SLURM_PROCID") == str(rank) and "--exit-file" in words
+    ]
 
 
 def deputy_node(cluster: Cluster) -> str | None:
     """Where a deputy runs, if there is one."""
-    for process in psutil.process_iter():
-        try:
-            words, environment = process.cmdline(), process.environ()
-        except psutil.Error:
-            continue
-        is_there = environment.get("SLURM_CONF") == cluster.environment["SLURM_CONF"]
-        is_deputy = any(word.endswith("/deputy.sh") for word in words) and "srun" not in words
-        if is_there and is_deputy:
+    for _, words, environment in processes(cluster):
+        if any(word.endswith("/deputy.sh") for word in words) and "srun" not in words:
             return environment["SLURMD_NODENAME"]
     return None
 
