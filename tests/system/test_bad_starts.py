@@ -180,7 +180,9 @@ def test_a_bucket_that_vanishes_ends_the_run_with_its_name(ranks, digits, s3, tm
         *overrides(digits / "test/manifest.json", tmp_path / "unused"), f"run_dir={bucket}/run",
         f"storage={json.dumps({'s3://': place})}",
     ]  # fmt: skip
-    outcome = meanwhile(
-        ranks, arguments, folder / "run", tmp_path / "gate", lambda: shutil.rmtree(folder)
-    )
+
+    def at_once() -> None:
+        folder.rename(tmp_path / "vanished")  # files are still written while a tree is removed
+
+    outcome = meanwhile(ranks, arguments, folder / "run", tmp_path / "gate", at_once)
     assert_one_line(outcome, 1, bucket)
