@@ -80,8 +80,8 @@ def prepared(folder: Path) -> tuple[Path, dict[str, float]]:
     shutil.copytree(folder / "run", folder / "untouched")
     words = [f"run_dir={folder / 'untouched'}"]
     rules = load_config(config, words)
-    tasks = [task.name for task in rules.evals]
-    watch = RunWatch(Storage(), RunDir(rules.run_dir), tasks, rules.pool, [str(config), *words])
+    run_dir, arguments = RunDir(rules.run_dir), [str(config), *words]
+    watch = RunWatch(Storage(), run_dir, rules.evals, rules.pool, arguments)
     Pool([watch], ForkedExecutor(ranks), rules.pool).run(StopRequests())
     return config, results(folder / "untouched")
 

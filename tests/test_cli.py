@@ -182,13 +182,13 @@ def test_evaluate_without_a_task_names_the_tasks(capsys, small_run):
     assert "digits" in line
 
 
-def test_a_suite_names_its_tasks_and_datasets(capsys, small_run):
+def test_a_suite_names_its_tasks_and_what_is_missing(capsys, small_run, tmp_path):
     suite = str(ROOT / "configs/suites/vtab1k.yaml")
-    argv = ["evaluate", *small_run[0], "--suite", suite, "--datasets", "s3://sets", "--dry-run"]
+    argv = ["evaluate", *small_run[0], "--suite", suite, "--datasets", str(tmp_path), "--dry-run"]
     assert cli.main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 19
-    assert all("s3://sets/vtab/" in line for line in lines)
+    assert all(f"There is no dataset at {tmp_path}/vtab/" in line for line in lines)
 
 
 def test_evaluate_before_any_checkpoint_says_what_to_do(capsys, small_run):

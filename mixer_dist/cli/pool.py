@@ -71,13 +71,13 @@ def _runs(
     from mixer_dist.eval.pool.run_watch import RunWatch
     from mixer_dist.run_dir import RunDir
 
-    tasks, given = [task.name for task in config.evals], [arguments.config, *arguments.overrides]
+    given = [arguments.config, *arguments.overrides]
     if arguments.suite:
         given += [f"--suite={arguments.suite}", f"--datasets={arguments.datasets}"]
     for url in arguments.run or [None]:
         run_dir = RunDir(url or config.run_dir)
         own = _overrides_of(arguments, storage, run_dir) if url else []
-        yield RunWatch(storage, run_dir, tasks, config.pool, [*given, *own])
+        yield RunWatch(storage, run_dir, config.evals, config.pool, [*given, *own])
 
 
 def _overrides_of(arguments: argparse.Namespace, storage: "Storage", run_dir: Any) -> list[str]:

@@ -18,7 +18,7 @@ from mixer_dist.errors import RefusedError
 from mixer_dist.stop_requests import StopRequests, ended_on_request
 
 if TYPE_CHECKING:
-    from mixer_dist.config import RunConfig
+    from mixer_dist.config import RunConfig, Suite
 
 
 def add_run_verbs(verbs: Any) -> None:
@@ -105,29 +105,32 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             f"evaluate needs --task NAME or --suite FILE; tasks of this config: {known}"
         )
     from mixer_dist import distributed
-    from mixer_dist.eval.evaluate import describe_task, evaluate, evaluate_suite
+    from mixer_dist.eval.evaluate import describe_task
 
     tasks = [arguments.task] if arguments.task or not suite else [t.name for t in suite.evals]
     if arguments.dry_run:
         print("\n".join(describe_task(config, task, arguments.checkpoint) for task in tasks))
         return
     begin(config, output_is_data=arguments.json)
-    if arguments.claim:
-        _work(config, arguments)
-        return
-    if arguments.task or not suite:
-        results = [evaluate(config, arguments.task, arguments.checkpoint)]
-    else:
-        results = evaluate_suite(config, suite, arguments.checkpoint)
+    with ended_on_request():
+        results = _results(config, suite, arguments)
     for result in results if distributed.is_main() else ():
         print(json.dumps(result) if arguments.json else _accuracy_line(result))
 
 
-def _work(config: "RunConfig", arguments: argparse.Namespace) -> None:
+def _results(
+    config: "RunConfig", suite: "Suite | None", arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """To be printed: those of a pool's worker are only written."""
+    from mixer_dist.eval.evaluate import evaluate, evaluate_suite
     from mixer_dist.eval.pool.worker import work
 
-    with ended_on_request():
+    if arguments.claim:
         work(config, arguments.task, arguments.checkpoint, arguments.claim)
+        return []
+    if suite and not arguments.task:
+        return evaluate_suite(config, suite, arguments.checkpoint)
+    return [evaluate(config, arguments.task, arguments.checkpoint)]
 
 
 def _accuracy_line(result: dict[str, Any]) -> str:
@@ -136,5 +139,14 @@ def _accuracy_line(result: dict[str, Any]) -> str:
     by_seed = f" ({spread} by seed)" if result["seeds"] else ""
     return (
         f"{result['task']}: {result['accuracy']:.2%} top-1, {method} of "
-        f"{result['num_classes']} classes, step {result['step']}{by_seed}"
+        f"{result['num_classes']} classes, step {result['step']}{by_seed}{_other_shots(result)}"
     )
+
+
+def _other_shots(result: dict[str, Any]) -> str:
+    others = [
+        f"{found['accuracy']:.2%} with {shots}"
+        for shots, found in result.get("per_shots", {}).items()
+        if int(shots) != result["shots"]
+    ]
+    return "; ".join(["", *others])

@@ -88,8 +88,7 @@ class Judge:
 
     def _is_there(self, task: EvaluationConfig) -> bool:
         """Whether no dataset is missing; one that is, is named."""
-        urls = task.datasets.values()
-        missing = distributed.on_main(lambda: [url for url in urls if not self.storage.exists(url)])
+        missing = distributed.on_main(lambda: _missing(self.storage, task))
         if missing and distributed.is_main():
             logger.warning("%s is left out: no dataset at %s", task.name, " nor ".join(missing))
         return not missing
@@ -128,7 +127,15 @@ def describe_task(config: RunConfig, task_name: str, checkpoint: str | None) -> 
     """What `evaluate` would do, in a sentence."""
     task = find_task(config, task_name)
     subject = checkpoint or f"the newest checkpoint of {config.run_dir}"
-    return f"{task.name}: {_method(task)} classifies the images of {task.test}, on {subject}."
+    missing = _missing(Storage(config.storage), task)
+    warning = f" There is no dataset at {' nor '.join(missing)}." if missing else ""
+    sentence = f"{task.name}: {_method(task)} classifies the images of {task.test}, on {subject}."
+    return sentence + warning
+
+
+def _missing(storage: Storage, task: EvaluationConfig) -> list[str]:
+    """URLs of datasets that are not there."""
+    return [url for url in task.datasets.values() if not storage.exists(url)]
 
 
 def _method(task: EvaluationConfig) -> str:

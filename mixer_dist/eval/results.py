@@ -13,19 +13,11 @@ from mixer_dist.checkpoint.layout import versions
 from mixer_dist.config import Task
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.errors import DataError, MissingError, RefusedError
+from mixer_dist.eval.comparable import difference, settings_of
 from mixer_dist.eval.score import Score
 from mixer_dist.eval.setting import Setting
 from mixer_dist.run_dir import RunDir, evaluated_step, run_id
 from mixer_dist.storage import Storage, join
-
-# What all results of a task have in common, and what is said where one differs.
-_COMMON = {
-    "run_id": "is of another run",
-    "kind": "is of another kind of task",
-    "config": "comes from other settings of the task",
-    "classes": "comes from datasets with other classes",
-    "datasets": "comes from other datasets",
-}
 
 Result = dict[str, Any]
 
@@ -62,15 +54,13 @@ def whole_result(origin: Result, score: Score, setting: Setting, duration_s: flo
 
 def _origin(task: Task, setting: Setting, run_dir: RunDir) -> Result:
     subject, datasets = setting.subject, setting.datasets
-    tree = task.model_dump(mode="json")
     return {
         "task": task.name,
-        "kind": tree["kind"],
+        **settings_of(task),
         "step": subject.step,
         "checkpoint": subject.checkpoint,
         "checkpoint_sha256": subject.sha256,
         "run_id": run_id(setting.storage, run_dir),
-        "config": {key: tree[key] for key in tree if key not in ("name", "train", "test")},
         "urls": task.datasets,
         "datasets": {split: dataset.fingerprint for split, dataset in datasets.items()},
         "classes": {split: _classes_sha256(dataset) for split, dataset in datasets.items()},
@@ -79,13 +69,12 @@ def _origin(task: Task, setting: Setting, run_dir: RunDir) -> Result:
 
 def _check_comparable(storage: Storage, run_dir: RunDir, origin: Result) -> None:
     for url, earlier in _earlier(storage, run_dir, origin):
-        for key, meaning in _COMMON.items():
-            if None not in (earlier.get(key), origin[key]) and earlier[key] != origin[key]:
-                raise RefusedError(
-                    f"{origin['task']}: {url} {meaning}, so that it cannot be compared with this "
-                    "evaluation: give the task another name, or remove "
-                    f"{run_dir.evaluations(origin['task'])}"
-                )
+        if meaning := difference(earlier, origin):
+            raise RefusedError(
+                f"{origin['task']}: {url} {meaning}, so that it cannot be compared with this "
+                "evaluation: give the task another name, or remove "
+                f"{run_dir.evaluations(origin['task'])}"
+            )
 
 
 def _earlier(storage: Storage, run_dir: RunDir, origin: Result) -> Iterator[tuple[str, Result]]:

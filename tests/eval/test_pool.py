@@ -78,9 +78,8 @@ class Run:
 
     def pool(self, executor: ForkedExecutor, *overrides: str) -> Pool:
         config = load_config(self.config, overrides)
-        tasks = [task.name for task in config.evals]
-        arguments = [str(self.config), *overrides]
-        watch = RunWatch(STORAGE, RunDir(config.run_dir), tasks, config.pool, arguments)
+        run_dir, arguments = RunDir(config.run_dir), [str(self.config), *overrides]
+        watch = RunWatch(STORAGE, run_dir, config.evals, config.pool, arguments)
         return Pool([watch], executor, config.pool)
 
     def results(self) -> dict[str, float]:
@@ -184,22 +183,28 @@ def test_a_pool_that_is_stopped_ends_its_workers_and_another_goes_on(run, expect
         assert f"step 4, {name.split()[0]}: {expected[name]:.2%}" in shown.stdout
 
 
-def test_what_is_refused_is_tried_once(run, ranks, expected):
-    executor = ForkedExecutor(ranks)
-    run.pool(executor, "evals.1.seeds=[1]", "pool.every_steps=4").run(StopRequests(), once=True)
-    with pytest.raises(MixerError, match=r"step 2, five .* other settings of the task"):
+def test_what_is_refused_is_tried_once(run, ranks, expected, digits):
+    executor, other = ForkedExecutor(ranks), f"evals.1.test={digits}/train/manifest.json"
+    run.pool(executor, other, "pool.every_steps=4").run(StopRequests(), once=True)
+    with pytest.raises(MixerError, match=r"step 2, five .* comes from other datasets"):
         run.pool(executor).run(StopRequests(), once=True)
     [failure] = run.failures()
     assert failure.startswith("five step-00000002-refused-")
     assert run.results().keys() == expected.keys() - {"five 2"}
 
 
-def test_another_runs_results_are_not_taken_for_done(run, ranks, expected, capsys):
+def test_what_cannot_be_compared_is_not_taken_for_done(run, ranks, expected, capsys):
     run.pool(ForkedExecutor(ranks), "pool.every_steps=4").run(StopRequests(), once=True)
     [result] = (run.folder / "evals" / "one").glob("step-*.json")
-    result.write_text(json.dumps(json.loads(result.read_text()) | {"run_id": "another"}))
-    assert cli.main(["pool", str(run.config), "--once"]) == 2
-    assert f"{result} is the result of another run: remove" in capsys.readouterr().err
+    found = json.loads(result.read_text())
+    assert cli.main(["pool", str(run.config), "--dry-run"]) == 0
+    for other, meaning in [
+        (found | {"run_id": "another"}, "is of another run"),
+        (found | {"config": found["config"] | {"shots": [7]}}, "comes from other settings"),
+    ]:
+        result.write_text(json.dumps(other))
+        assert cli.main(["pool", str(run.config), "--once"]) == 2
+        assert f"{result} {meaning}" in capsys.readouterr().err
 
 
 def test_what_is_left_is_printed_and_nothing_done(run, capsys):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mixer_dist.checkpoint.holders import leaseholders
-from mixer_dist.config import PoolConfig
+from mixer_dist.config import PoolConfig, UpstreamConfig
 from mixer_dist.eval.pool.assignments import Assignment
 from mixer_dist.eval.pool.claims import Claim, claimed
 from mixer_dist.eval.pool.failures import read_failures
@@ -14,6 +14,7 @@ from mixer_dist.eval.pool.run_watch import RunWatch
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
 
+TASK = UpstreamConfig(name="task", kind="upstream", test="test/manifest.json")
 LEASE_S = 60.0
 NUM_TRIES = 100
 
@@ -86,7 +87,7 @@ def test_of_two_processes_never_both_have_it(ranks, tmp_path):
 def test_a_claim_that_has_lapsed_is_taken_over_and_its_result_dropped(place, assignment):
     storage, run_dir = place
     clock = Clock()
-    watch = RunWatch(storage, run_dir, ["task"], PoolConfig(), now=clock)
+    watch = RunWatch(storage, run_dir, [TASK], PoolConfig(), now=clock)
     frozen = hold(storage, assignment, "frozen")
     assert watch.claimed() == {assignment: "frozen"}
     clock.time_s += LEASE_S - 1
@@ -107,7 +108,7 @@ def test_a_claim_that_has_lapsed_is_taken_over_and_its_result_dropped(place, ass
 
 def test_two_pools_count_a_loss_once_and_none_after_a_result(place, assignment):
     storage, run_dir = place
-    watches = [RunWatch(storage, run_dir, ["task"], PoolConfig()) for _ in range(2)]
+    watches = [RunWatch(storage, run_dir, [TASK], PoolConfig()) for _ in range(2)]
     hold(storage, assignment, "killed")
     for watch in watches:
         watch.take_away(assignment, "killed", "it was killed")

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from mixer_dist.checkpoint.catalog import known_steps
 from mixer_dist.checkpoint.holders import HolderWatch, lease_file
 from mixer_dist.checkpoint.layout import MANIFEST_NAME, TOMBSTONE_NAME
-from mixer_dist.config import PoolConfig
+from mixer_dist.config import PoolConfig, Task
 from mixer_dist.errors import MissingError, PreemptedError, RefusedError
+from mixer_dist.eval.comparable import difference, settings_of
 from mixer_dist.eval.pool.assignments import Assignment
 from mixer_dist.eval.pool.backlog import Backlog, Found, backlog, is_wanted
 from mixer_dist.eval.pool.failures import (
@@ -35,7 +36,7 @@ class RunWatch:
         self,
         storage: Storage,
         run_dir: RunDir,
-        tasks: Sequence[str],
+        tasks: Sequence[Task],
         rules: PoolConfig,
         arguments: Sequence[str] = (),
         now: Callable[[], float] = time.monotonic,
@@ -44,7 +45,7 @@ class RunWatch:
         self.run_dir = run_dir
         self.arguments = tuple(arguments)
         self._storage = storage
-        self._tasks = tasks
+        self._tasks = {task.name: task for task in tasks}
         self._rules = rules
         self._holders = HolderWatch(storage, now)
         self._last_steps: dict[int, int] = {}
@@ -112,15 +113,15 @@ class RunWatch:
         return found
 
     def _check_is_ours(self, newest: Assignment) -> None:
-        """Of each task the newest result: another run's would be taken for done."""
+        """Of each task the newest result: what cannot be compared would be taken for done."""
         if newest.step < 0 or newest in self._checked:
             return
-        theirs, ours = self.result(newest).get("run_id"), run_id(self._storage, self.run_dir)
-        if None not in (theirs, ours) and theirs != ours:
+        ours = {"run_id": run_id(self._storage, self.run_dir)}
+        ours |= settings_of(self._tasks[newest.task])
+        if meaning := difference(self.result(newest), ours):
             folder = self.run_dir.evaluations(newest.task)
             raise RefusedError(
-                f"{newest.result} is the result of another run: remove {folder}, or give the "
-                "task another name"
+                f"{newest.result} {meaning}: give the task another name, or remove {folder}"
             )
         self._checked.add(newest)
 
