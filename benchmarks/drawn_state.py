@@ -8,7 +8,6 @@ from torch import Tensor
 from mixer_dist import distributed
 from mixer_dist.checkpoint.layout import TrainingState
 from mixer_dist.config import RunConfig
-from mixer_dist.data.batch import Batch
 from mixer_dist.run_dir import Attempt, RunDir, write_attempt
 from mixer_dist.storage import Storage
 from mixer_dist.train.engine import Engine
@@ -29,16 +28,6 @@ def drawn_engine(config: RunConfig) -> Engine:
         if piece.kind != "param":
             piece.tensor.normal_(std=1e-3).abs_()
     return engine
-
-
-def drawn_batch(num_images: int) -> Batch:
-    """Noise of 224 px, of the first classes."""
-    return Batch(
-        images=torch.randint(0, 256, (num_images, 3, 224, 224), dtype=torch.uint8),
-        labels=torch.arange(num_images),
-        weights=torch.ones(num_images),
-        positions=torch.arange(num_images),
-    )
 
 
 def cleared(engine: Engine) -> None:

@@ -25,12 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bar
 from mixer_dist import distributed
 from mixer_dist.checkpoint.pieces import local
 from mixer_dist.config import RunConfig
-from mixer_dist.data.batch import Batch
 from mixer_dist.operations.plan.cards import card_named
 from mixer_dist.operations.plan.memory import BUCKET_ELEMENTS, state_memory
 from mixer_dist.operations.plan.micro_batch import micro_batch
 from mixer_dist.operations.plan.rates import Rates
 from mixer_dist.operations.plan.setup import set_up
+from mixer_dist.train.drawn_batch import drawn_batch
 from tests import ranks
 from tests.tiny import tiny_config, tiny_engine
 
@@ -39,7 +39,7 @@ MODEL = {
     "patch_size": 8, "hidden_dim": 256, "num_blocks": 4, "tokens_mlp_dim": 128,
     "channels_mlp_dim": 1024, "image_size": 64, "num_classes": 100,
 }  # fmt: skip
-MICRO_BATCH_SIZE, NUM_MICRO_BATCHES, MIXUP = 8, 2, 0.8
+MICRO_BATCH_SIZE, NUM_MICRO_BATCHES = 8, 2
 BAR = 0.05
 TIMEOUT_S = 900.0
 
@@ -106,26 +106,14 @@ def held_by_rank(engine_name: str, precision: str) -> Held:
     with distributed.connected(TIMEOUT_S):
         others = set(live())
         num_ranks = distributed.world_size()
-        engine = tiny_engine(config_of(engine_name, precision, num_ranks))
-        batch = drawn_batch(MICRO_BATCH_SIZE * NUM_MICRO_BATCHES)
+        config = config_of(engine_name, precision, num_ranks)
+        engine, batch = tiny_engine(config), drawn_batch(config)
         others |= set(storages([batch.images, batch.labels, batch.weights, batch.positions]))
         engine.train_step(batch, 1e-3)
         gc.collect()
         census = Census(engine, others)
         engine.train_step(batch, 1e-3)
         return census.held()
-
-
-def drawn_batch(num_images: int) -> Batch:
-    """Noise."""
-    size = MODEL["image_size"]
-    return Batch(
-        images=torch.randint(0, 256, (num_images, 3, size, size), dtype=torch.uint8),
-        labels=torch.arange(num_images) % MODEL["num_classes"],
-        weights=torch.ones(num_images),
-        positions=torch.arange(num_images),
-        mixup=MIXUP,
-    )
 
 
 class Census:

@@ -34,6 +34,7 @@ from mixer_dist import distributed
 from mixer_dist.checkpoint.save import Saver
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
+from mixer_dist.train.drawn_batch import drawn_batch
 
 BESIDE_A_STEP = "mixer_dist, beside a step"
 BARS = (
@@ -112,14 +113,15 @@ def print_table(costs: dict[str, list[Cost]], sizes: dict[str, int]) -> int:
 
 def all_saves(variant: str, folder: Path) -> dict[str, Save]:
     """Every way to save the same state."""
-    engine = drawn_engine(variant_config(variant, "single"))
+    config = variant_config(variant, "single").model_copy(update={"global_batch_size": 4})
+    engine = drawn_engine(config)
     pieces = list(engine.pieces())
     state = {f"{piece.kind}.{piece.fqn}": piece.tensor for piece in pieces}
     storage, run_dir = Storage(), RunDir(str(folder / "run"))
-    attempt = drawn_state.begin_attempt(storage, run_dir, variant_config(variant, "single"))
+    attempt = drawn_state.begin_attempt(storage, run_dir, config)
     saver = Saver(storage, run_dir, attempt, engine.shapes, pieces)
     engine.before_update = saver.settle
-    batch = drawn_state.drawn_batch(num_images=4)
+    batch = drawn_batch(config)
     zero: Any = drawn_engine(variant_config(variant, "zero2"))
 
     def ours(place: Path) -> Cost:

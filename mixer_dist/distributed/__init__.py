@@ -2,6 +2,7 @@
 
 from mixer_dist.distributed.collectives import (
     Vote,
+    all_arrive,
     barrier,
     broadcast,
     fail_together,
@@ -36,6 +37,7 @@ from mixer_dist.distributed.placement import (
 __all__ = [
     "Placement",
     "Vote",
+    "all_arrive",
     "background_group",
     "barrier",
     "broadcast",

@@ -3,10 +3,12 @@
 import json
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+import torch.distributed.distributed_c10d as c10d
 from numpy.typing import NDArray
 
 from mixer_dist.distributed.group import is_main, rank, world_size
@@ -134,6 +136,24 @@ class Vote:
             self._under_way.wait()
         self._under_way = None
         return bool(self._flag.item())
+
+
+def all_arrive(place: str, within_s: float) -> bool:
+    """Whether every rank comes to a place, told without a collective: others may be in one.
+
+    All ranks must call this, or none may go on.
+    """
+    store = c10d._get_default_store()
+    num_arrived = store.add(place, 1)
+    num_meetings, place_in_next = divmod(num_arrived - 1, world_size())
+    complete = f"{place}/{num_meetings}"
+    if place_in_next == world_size() - 1:
+        store.set(complete, "")
+    try:
+        store.wait([complete], timedelta(seconds=within_s))
+    except RuntimeError:
+        return False
+    return True
 
 
 def barrier() -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import socket
 from collections.abc import Callable
 
 import torch
@@ -13,6 +14,7 @@ from mixer_dist.errors import MixerError
 from mixer_dist.train.build import build_engine, empty_model
 from mixer_dist.train.drawn_batch import drawn_batch
 
+ALONE_S = 30.0  # that other ranks have to run out of memory too
 LEAST = 2  # mixup mixes pairs
 ACCUMULATED = 2  # micro-batches of a try: the second meets the gradients of the first
 
@@ -22,8 +24,7 @@ logger = logging.getLogger(__name__)
 def with_micro_batch_size(config: RunConfig) -> RunConfig:
     """The configuration with a number in place of `auto`; MixerError where nothing fits.
 
-    All ranks must call this, and reach the limit of their memory at the same size: a rank that
-    fails alone leaves the others waiting in a collective.
+    All ranks must call this.
     """
     if config.micro_batch_size != "auto":
         return config
@@ -66,7 +67,22 @@ def fits(config: RunConfig, num_images: int) -> bool:
     )
     is_too_large = not is_within_memory(lambda: _step(tried))
     free_memory()
+    leave_step(ALONE_S if is_too_large else config.collective_timeout_s)
     return distributed.sum_words([int(is_too_large)]) == [0]
+
+
+def leave_step(within_s: float) -> None:
+    """Wait until every rank is out of a step, so that all can go another way; MixerError.
+
+    A rank that runs out of memory alone leaves the others in a collective, from where there is no
+    other way than a new start. All ranks must call this.
+    """
+    if not distributed.all_arrive("leave_step", within_s):
+        raise MixerError(
+            f"rank {distributed.rank()} ran out of memory and other ranks did not, within "
+            f"{within_s:g} s: see what else takes memory on {socket.gethostname()}; or set a "
+            "smaller micro_batch_size, with which the same command goes on"
+        )
 
 
 def is_within_memory(action: Callable[[], object]) -> bool:

@@ -13,7 +13,14 @@ from mixer_dist.data.stream import micro_batch_shape
 from mixer_dist.errors import MixerError
 from mixer_dist.train.build import build_engine, build_model
 from mixer_dist.train.engine import Engine, StepResult, do_nothing, not_finite
-from mixer_dist.train.micro_batch import LEAST, free_memory, halved, is_within_memory
+from mixer_dist.train.micro_batch import (
+    ALONE_S,
+    LEAST,
+    free_memory,
+    halved,
+    is_within_memory,
+    leave_step,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +29,7 @@ class ShrinkingEngine:
     """An engine that is built anew, for smaller micro-batches, where a step runs out of memory.
 
     Until its update a step changes neither weights nor moments, so it can be taken again from the
-    same batch. All ranks have to run out of memory in the same step, as those of one shape do: one
-    that fails alone leaves the others waiting, until the run is ended as one that hangs.
+    same batch, if all ranks run out of memory in it, as those of one shape do.
     """
 
     def __init__(self, engine: Engine, config: RunConfig) -> None:
@@ -36,7 +42,8 @@ class ShrinkingEngine:
     def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
         """One update from the global batch, in as many tries as it takes.
 
-        All ranks must call this. MixerError where even the smallest micro-batch is too large.
+        All ranks must call this. MixerError where even the smallest micro-batch is too large, or a
+        rank runs out of memory alone.
         """
         results: list[StepResult] = []
 
@@ -45,6 +52,7 @@ class ShrinkingEngine:
 
         self._is_updating = False
         while not is_within_memory(step):
+            leave_step(ALONE_S)
             self._shrink(batch.step + 1)
         return results[0]
 

@@ -9,7 +9,9 @@ import psutil
 import torch
 
 from mixer_dist import distributed
+from mixer_dist.liveness import peers_watched
 from mixer_dist.models.mixer import MlpMixer
+from mixer_dist.train import shrinking_engine
 from mixer_dist.train.micro_batch import with_micro_batch_size
 from mixer_dist.train.shrinking_engine import ShrinkingEngine
 from tests.tiny import take_steps, tiny_batch, tiny_config, tiny_engine
@@ -74,6 +76,16 @@ def undisturbed(engine: str) -> list[float]:
     with distributed.connected(60):
         config = tiny_config(engine, micro_batch_size=20)
         return take_steps(tiny_engine(config), config, 0, NUM_STEPS)
+
+
+def alone_out_of_memory(engine: str) -> None:
+    """Memory suffices on rank 0 only, which waits for the other in the middle of a step."""
+    with distributed.connected(60), peers_watched():
+        shrinking_engine.ALONE_S = 1.0
+        config = tiny_config(engine, micro_batch_size=20)
+        trained = ShrinkingEngine(tiny_engine(config), config)
+        with memory_for(3 if distributed.rank() else 20):
+            take_steps(trained, config, 0, NUM_STEPS)
 
 
 def losses_of_large() -> list[float]:

@@ -39,6 +39,13 @@ def test_a_step_that_runs_out_of_memory_is_taken_again_in_halves(ranks, engine):
         assert outcome.sizes == {2}  # 10, then 4, then 2
 
 
+@pytest.mark.parametrize("engine", ["fsdp", "ddp"])
+def test_a_rank_that_runs_out_of_memory_alone_ends_the_run_with_its_name(ranks, engine):
+    with pytest.raises(AssertionError) as failure:
+        ranks.run(2, micro_batch_cases.alone_out_of_memory, engine)
+    assert "rank 1 ran out of memory and other ranks did not, within 1 s" in str(failure.value)
+
+
 def test_a_limit_of_the_operating_system_changes_the_micro_batches_and_not_the_losses(ranks):
     expected = ranks.run(1, micro_batch_cases.losses_of_large)[0]
     size, losses = ranks.run(1, micro_batch_cases.auto_where_the_system_refuses_more)[0]

@@ -8,7 +8,7 @@ from mixer_dist.config import RunConfig
 from mixer_dist.errors import ConfigError
 from mixer_dist.operations.plan.cards import Card
 from mixer_dist.operations.plan.data_rates import Samples, samples_of
-from mixer_dist.operations.plan.memory import rank_memory, with_micro_batch_size
+from mixer_dist.operations.plan.memory import rank_memory, with_largest_micro_batch
 from mixer_dist.operations.plan.rates import Rates
 from mixer_dist.operations.plan.run_plan import RunPlan, plan_run
 from mixer_dist.operations.plan.setup import Setup, set_up
@@ -106,7 +106,7 @@ def scaling(config: RunConfig, card: Card, rates: Rates) -> dict[str, list[tuple
 def _set_up(
     config: RunConfig, num_gpus: int, card: Card, rates: Rates, engine: str | None = None
 ) -> Setup:
-    return with_micro_batch_size(set_up(config, num_gpus, card, rates, engine))
+    return with_largest_micro_batch(set_up(config, num_gpus, card, rates, engine))
 
 
 def forecast_tree(found: Forecast) -> dict[str, Any]:

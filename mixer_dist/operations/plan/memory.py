@@ -83,7 +83,7 @@ def largest_micro_batch(setup: Setup, memory: RankMemory) -> int:
     return reached(fewest, most) if fewest < most else most
 
 
-def with_micro_batch_size(setup: Setup) -> Setup:
+def with_largest_micro_batch(setup: Setup) -> Setup:
     """The setup with a number in place of `auto`, the largest that fits, as a run finds it."""
     if setup.config.micro_batch_size != "auto":
         return setup
