@@ -86,7 +86,7 @@ def costs(
     with distributed.connected(60), peers_watched() as peers, Watchdog(peers, config) as watchdog:
         engine, batch = tiny_engine(config), tiny_batch(config, 0)
         run = begun_run(config, folder)
-        timer = ForwardTimer(engine.timed_module)
+        timer = ForwardTimer(engine)
         with closing(Progress(run, timer)) as progress:
             steps = WatchedSteps(run, engine, watchdog, progress)
             cpu_ms(lambda: bare_steps(engine, batch, num_steps), num_steps)  # warm up

@@ -75,7 +75,7 @@ def train(run: Run, engine: Engine, stop_requests: StopRequests, watchdog: Watch
     config, device, vote = run.config, distributed.device(), distributed.Vote()
     recent = recent_updates(run)
     guard_updates(run, engine, recent)
-    timer = ForwardTimer(engine.timed_module)
+    timer = ForwardTimer(engine)
     with (
         Progress(run, timer, recent) as progress,
         closing(CheckpointSchedule(run, engine, progress, watchdog)) as checkpoints,

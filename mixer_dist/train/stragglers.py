@@ -16,6 +16,7 @@ from torch import nn
 from mixer_dist import distributed
 from mixer_dist.config import EngineConfig
 from mixer_dist.models.mixer import MlpMixer
+from mixer_dist.train.engine import Engine
 
 SLOW = 1.5  # times the median of all ranks
 NOTABLE_S = 1e-3  # below which a forward's time is the machine's noise
@@ -32,19 +33,28 @@ def timed_module(model: MlpMixer, config: EngineConfig) -> nn.Module:
 
 
 class ForwardTimer:
-    """Times a module's forward, hooked in after the engine has hooked in its own gathering."""
+    """Times an engine's timed module, hooked in after the engine has hooked in its gathering."""
 
-    def __init__(self, module: nn.Module) -> None:
-        module.register_forward_pre_hook(self._begin)
-        module.register_forward_hook(self._end, prepend=True)  # before anything is released
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._module: nn.Module | None = None
         self._began: Any = None
         self._spans: list[tuple[Any, Any]] = []
+        self._follow()
 
     def take(self) -> float:
         """The median since the last call, in seconds; waits for the device."""
         seconds = [_seconds(*span) for span in self._spans]
         self._spans = []
+        self._follow()
         return statistics.median(seconds) if seconds else 0.0
+
+    def _follow(self) -> None:
+        """Hook into the module, which is another one once micro-batches have shrunk."""
+        if self._engine.timed_module is not self._module:
+            self._module = self._engine.timed_module
+            self._module.register_forward_pre_hook(self._begin)
+            self._module.register_forward_hook(self._end, prepend=True)  # before anything is freed
 
     def _begin(self, *_: Any) -> None:
         self._began = _now()

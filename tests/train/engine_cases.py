@@ -113,7 +113,7 @@ def compiled_losses(engine: str) -> tuple[list[float], list[float], int, dict[st
         losses = []
         for each in both:
             trained = tiny_engine(each)
-            ForwardTimer(trained.timed_module)
+            ForwardTimer(trained)
             losses.append(take_steps(trained, each, 0, 3))
         counters = torch._dynamo.utils.counters
         return *losses, counters["stats"]["unique_graphs"], dict(counters["graph_break"])

@@ -14,6 +14,7 @@ from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.train import shrinking_engine
 from mixer_dist.train.micro_batch import with_micro_batch_size
 from mixer_dist.train.shrinking_engine import ShrinkingEngine
+from mixer_dist.train.stragglers import ForwardTimer
 from tests.tiny import take_steps, tiny_batch, tiny_config, tiny_engine
 
 NUM_STEPS = 4
@@ -35,6 +36,8 @@ class Outcome(NamedTuple):
     num_updates: int
     sizes: set[int]
     """Images that the model took at once."""
+    forward_s: float = 0.0
+    """Of the timed product in the last step."""
 
 
 @contextmanager
@@ -65,10 +68,13 @@ def shrunken(engine: str, num_images: int) -> Outcome:
     with distributed.connected(60):
         config = tiny_config(engine, micro_batch_size=20)
         trained = ShrinkingEngine(tiny_engine(config), config)
+        timer = ForwardTimer(trained)
         losses, sizes = take_steps(trained, config, 0, 2), set()
         with memory_for(num_images, sizes):
-            losses += take_steps(trained, config, 2, NUM_STEPS)
-        return Outcome(losses, trained.num_updates, sizes)
+            losses += take_steps(trained, config, 2, NUM_STEPS - 1)
+            timer.take()
+            losses += take_steps(trained, config, NUM_STEPS - 1, NUM_STEPS)
+        return Outcome(losses, trained.num_updates, sizes, timer.take())
 
 
 def undisturbed(engine: str) -> list[float]:

@@ -37,6 +37,7 @@ def test_a_step_that_runs_out_of_memory_is_taken_again_in_halves(ranks, engine):
         assert outcome.losses == pytest.approx(expected, rel=1e-6)
         assert outcome.num_updates == len(expected)
         assert outcome.sizes == {2}  # 10, then 4, then 2
+        assert outcome.forward_s > 0
 
 
 @pytest.mark.parametrize("engine", ["fsdp", "ddp"])
