@@ -9,6 +9,7 @@ Prints a Markdown table; ends with 1 where a bar is missed.
 """
 
 import argparse
+import math
 import statistics
 import sys
 import tempfile
@@ -52,8 +53,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=30, help="pairs of blocks")
-    parser.add_argument("--steps", type=int, default=20, help="of a block")
+    parser.add_argument("--rounds", type=int, default=200, help="pairs of blocks")
+    parser.add_argument("--steps", type=int, default=10, help="of a block")
     parser.add_argument("--engine", default="ddp")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -66,11 +67,20 @@ def main() -> int:
         print(
             f"| {name} | {statistics.median(values):.2f} | {min(values):.2f} | {max(values):.2f} |"
         )
-    cost = statistics.median(extra)
-    print(f"\n- {cost:.2f} ms a step, {cost / STEP_MS:.2%} of {STEP_MS:g} ms (bar: {BAR_MS:g} ms)")
+    cost, error = statistics.median(extra), median_error(extra)
+    print(
+        f"\n- {cost:.2f} ± {error:.2f} ms a step, {cost / STEP_MS:.2%} of {STEP_MS:g} ms "
+        f"(bar: {BAR_MS:g} ms)"
+    )
     for kind, count in sorted(calls.items()):
         print(f"- {kind}: {count:.2f} calls a step")
     return int(cost > BAR_MS or calls.get("all_reduce, asynchronous", 0) > 1)
+
+
+def median_error(values: list[float]) -> float:
+    """Standard error of the median, from the quartiles, as of a normal distribution."""
+    first, _, third = statistics.quantiles(values, n=4)
+    return 1.253 * (third - first) / 1.349 / math.sqrt(len(values))
 
 
 def costs(
@@ -90,10 +100,16 @@ def costs(
         with closing(Progress(run, timer)) as progress:
             steps = WatchedSteps(run, engine, watchdog, progress)
             cpu_ms(lambda: bare_steps(engine, batch, num_steps), num_steps)  # warm up
+            blocks = [
+                lambda: watched.append(cpu_ms(lambda: steps.take(batch, num_steps), num_steps)),
+                lambda: bare.append(
+                    cpu_ms(lambda: bare_steps(engine, batch, num_steps), num_steps)
+                ),
+            ]
             for _ in range(rounds):
-                watched.append(cpu_ms(lambda: steps.take(batch, num_steps), num_steps))
-                engine.guard = not_finite
-                bare.append(cpu_ms(lambda: bare_steps(engine, batch, num_steps), num_steps))
+                for block in blocks:
+                    block()
+                blocks.reverse()  # so that what drifts bears on both
             counts = counted(lambda: steps.take(batch, num_steps))
             counts.subtract(counted(lambda: bare_steps(engine, batch, num_steps)))
     return watched, bare, {kind: n / num_steps for kind, n in counts.items() if n}
@@ -111,6 +127,7 @@ def begun_run(config: RunConfig, folder: str) -> Run:
 
 def bare_steps(engine: Engine, batch: Batch, num_steps: int) -> None:
     """Steps and nothing else."""
+    engine.guard = not_finite
     for _ in range(num_steps):
         engine.train_step(batch, 1e-3)
 

@@ -31,8 +31,32 @@ def _without_secret(url: str) -> str:
 
 
 Url = Annotated[str, Field(min_length=1), AfterValidator(_without_secret)]
+"""Where something lies; who may read it is said elsewhere."""
 
 QUOTE = "'"
+
+_EXPECTED = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "finite_number": "must be a finite number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be {ge:g} or more",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be {le:g} or less",
+    "literal_error": "must be {expected}",
+    "model_type": "must be keys with values",
+    "string_pattern_mismatch": "must match {pattern}",
+    "string_too_short": "must not be empty",
+    "string_type": "must be text",
+    "tuple_type": "must be a list, in brackets",
+    "union_tag_invalid": "{tag!r} is none of {expected_tags}",
+}
+"""Problems in words of YAML, where pydantic has those of Python."""
 
 T = TypeVar("T")
 
@@ -42,9 +66,6 @@ def not_empty(values: tuple[T, ...]) -> tuple[T, ...]:
     if not values:
         raise ValueError("must have at least one entry")
     return values
-
-
-"""Where something lies; who may read it is said elsewhere."""
 
 
 class Section(BaseModel):
@@ -82,7 +103,8 @@ def _explain(section: type[Section], problem: Any) -> str:
         return f"{where}: required, but not given"
     if problem["type"] == "union_tag_not_found":
         return f"{where}.{problem['ctx']['discriminator'].strip(QUOTE)}: required, but not given"
-    message = problem["msg"].removeprefix("Value error, ")
+    expected = _EXPECTED.get(problem["type"], "").format(**problem.get("ctx", {}))
+    message = expected or problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
     shown = "" if isinstance(given, dict | Section) else f" (given: {given!r})"
     return f"{where + ': ' if where else ''}{message}{shown}"

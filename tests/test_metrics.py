@@ -260,5 +260,5 @@ def test_an_attempt_file_that_is_not_one_is_named(run_dir):
     begin(run_dir, 1, 0)
     path = Path(run_dir.attempt_file(1))
     path.write_text(path.read_text().replace("resumed_from: 0", "resumed_from: zero"))
-    with pytest.raises(ConfigError, match=r"0001\.yaml: resumed_from: Input should"):
+    with pytest.raises(ConfigError, match=r"0001\.yaml: resumed_from: must be"):
         read_attempt(STORAGE, run_dir, 1)

@@ -47,8 +47,8 @@ def test_a_task_of_a_suite_may_not_take_a_runs_name(small_config):
         ("{name: a, kind: upstream, train: b, test: c}", "evals.0.train: unknown key"),
         ("{name: a, kind: knn, test: c}", "evals.0.train: required, but not given"),
         ("{name: features, kind: upstream, test: c}", "choose another name"),
-        ("{name: a, kind: fewshot, train: b, test: c, shots: [5, 0]}", "evals.0.shots.1: Input"),
-        ("{name: a, kind: linear, train: b, test: c, held_out: 1}", "evals.0.held_out: Input"),
+        ("{name: a, kind: fewshot, train: b, test: c, shots: [5, 0]}", "evals.0.shots.1: must be"),
+        ("{name: a, kind: linear, train: b, test: c, held_out: 1}", "evals.0.held_out: must be"),
     ],
 )
 def test_a_wrong_task_is_refused(small_config, task, message):
