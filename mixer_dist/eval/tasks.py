@@ -60,6 +60,10 @@ def _fewshot(task: FewshotConfig, setting: Setting) -> Score:
 
 
 def _knn(task: KnnConfig, setting: Setting) -> Score:
+    if task.k > (num_images := setting.datasets["train"].num_samples):
+        raise ConfigError(
+            f"{task.name}: k is {task.k}, and {task.train} has {num_images} images: lower k"
+        )
     train, test = _both(task, setting)
     place = distributed.rank(), distributed.world_size()
     right = knn_is_correct(train, test, task.k, task.temperature, *place)

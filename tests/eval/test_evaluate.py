@@ -195,6 +195,11 @@ def test_a_class_with_few_images_is_named(run, tmp_path, caplog):
     assert "fewer than 5 images of cat in" in caplog.text
 
 
+def test_more_neighbours_than_images_are_refused(run):
+    with pytest.raises(ConfigError, match=r"k is 999, and .* has \d+ images: lower k"):
+        evaluate(changed(run, 1, k=999), "knn")
+
+
 def test_results_that_cannot_be_compared_are_not_mixed(run, tmp_path):
     evaluate(run, "knn")
     before = written(run, "knn")
