@@ -39,12 +39,13 @@ from mixer_dist.train.progress import Progress
 from mixer_dist.train.start import Run
 from mixer_dist.train.stragglers import ForwardTimer
 from mixer_dist.train.watchdog import Watchdog
-from tests.ranks import Ranks
+from tests import ranks
 from tests.tiny import tiny_batch, tiny_config, tiny_engine
 
 STEP_MS = 200.0
 BAR_MS = STEP_MS / 100
 REPORT_STEPS = 10
+TIMEOUT_S = 900.0
 COLLECTIVES = ("all_reduce", "all_gather_object", "broadcast_object_list", "broadcast")
 
 
@@ -57,8 +58,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10, help="of a block")
     parser.add_argument("--engine", default="ddp")
     given = parser.parse_args()
+    ranks.TIMEOUT_S = TIMEOUT_S
     with tempfile.TemporaryDirectory() as folder:
-        watched, bare, calls = Ranks().run(
+        watched, bare, calls = ranks.Ranks().run(
             2, costs, given.engine, given.rounds, given.steps, folder
         )[0]
     extra = [a - b for a, b in zip(watched, bare, strict=True)]
