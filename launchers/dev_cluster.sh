@@ -142,7 +142,7 @@ is_up() {
 }
 
 require_up() {
-  is_up || fail "no cluster is up in $dir: launchers/dev_cluster.sh up starts one" 1
+  is_up || fail "no cluster is up in $dir: launchers/dev_cluster.sh up --dir=$dir starts one" 1
 }
 
 require_node() {
@@ -171,5 +171,5 @@ case $command in
     require_node "$node"
     "${command/-/_}" "$node"
     ;;
-  *) fail "${command:-no command}: expected up, down, status or env; --help says more" ;;
+  *) fail "${command:-no command}: expected up, down, status, env or what happens to a node; --help lists all" ;;
 esac

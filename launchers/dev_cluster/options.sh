@@ -22,12 +22,13 @@ parse_arguments() {
         [[ $value =~ ^[1-9][0-9]{0,4}$ ]] || fail "$argument: expected a whole number, at least 1"
         given[$name]=$value
         ;;
-      -*) fail "no option $argument; --help lists them" ;;
+      -*) fail "no option $argument; they are written --name=value, --help lists them" ;;
       *) words+=("$argument") ;;
     esac
   done
   ((${#words[@]} <= 2)) || fail "${words[2]} is one word too many; --help says more"
   command=${words[0]:-} node=${words[1]:-}
+  [[ -z $node || $command == *-node ]] || fail "$node is one word too many; --help says more"
   [[ $command == up || ${#given[@]} == 0 ]] || fail "${!given[*]}: only up takes this"
   # Slurm's configuration takes no other characters; the path of a socket ends at 107.
   [[ $dir =~ ^[A-Za-z0-9/._+-]{1,85}$ ]] ||
@@ -71,6 +72,7 @@ refuse_other_options() {
 refuse_other_files() {
   [[ -f $dir/options || -z $(ls -A "$dir" 2>/dev/null) ]] ||
     fail "--dir=$dir holds other files: expected a new directory, or a cluster's"
+  mkdir -p "$dir" 2>/dev/null || fail "--dir=$dir: no directory can be made there"
 }
 
 refuse_taken_ports() {

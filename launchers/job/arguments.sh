@@ -13,7 +13,8 @@ parse_arguments() {
       -h | --help) print_help ;;
       --job-folder=*) job_folder=${argument#*=} ;;
       --change=*) named_changes+=("$argument") ;;
-      -*) options+=("$argument") ;;
+      --*) options+=("$argument") ;;
+      -*) fail "$argument: expected options as --name=value, such as --nodes=4" ;;
       *=*) overrides+=("$argument") ;;
       *) typed_config=$argument ;;
     esac
@@ -35,6 +36,14 @@ sbatch_option() {
     [[ $argument != "--$1="* ]] || value=${argument#*=}
   done
   echo "$value"
+}
+
+# A number that was asked for; of a range, such as --nodes=2-4, the most.
+asked_number() {
+  local value
+  value=$(sbatch_option "$1")
+  [[ ${value##*-} =~ ^[1-9][0-9]*$ ]] || fail "--$1=$value: expected a whole number, at least 1"
+  echo "${value##*-}"
 }
 
 refuse_lost_options() {

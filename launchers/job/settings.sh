@@ -20,7 +20,7 @@ python=${PYTHON:-$project/.venv/bin/python}
 choose_config() {
   config=${typed_config:-${CONFIG:-$default_config}}
   [[ -n $config ]] || fail "give a config, such as configs/quickstart.yaml; --help says more"
-  [[ -f $config ]] || fail "no config at $config"
+  [[ -f $config ]] || fail "no config at $config, from $PWD; options are written --name=value"
   # The configs of public runs name a bucket that only their users can fill in.
   [[ -n ${DATA:-} || $(<"$config") != *"manifest: s3://your-bucket/"* ]] ||
     fail "set DATA to the URL of the training data's manifest.json"

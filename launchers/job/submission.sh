@@ -2,12 +2,14 @@
 
 # One process finds a mistake here, before every rank would report it.
 check_config() {
-  local words
+  local words nodes tasks
   read -r -a words <<<"${PREFIX:-} $python"
   type -P "${words[0]}" >/dev/null ||
     fail "no ${words[0]}: python3 -m venv .venv && .venv/bin/pip install -e ., or set PYTHON"
   use_snapshot
-  resolve_config $(($(sbatch_option nodes) * $(sbatch_option ntasks-per-node)))
+  nodes=$(asked_number nodes)
+  tasks=$(asked_number ntasks-per-node)
+  resolve_config $((nodes * tasks))
 }
 
 trap 'rm -rf "$job_folder" "$job_folder.new"' EXIT # unless it is submitted

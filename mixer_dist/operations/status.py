@@ -61,6 +61,8 @@ class Health:
     num_skipped_updates: int
     num_bad_samples: int
     """Up to the newest checkpoint."""
+    num_failed_saves: int
+    """Since the last that did not fail, of the attempts looked at."""
     stragglers: tuple[str, ...]
     """Ranks that the last attempt found slow."""
     goodput: float | None
@@ -157,6 +159,7 @@ def _health(recent: Recent, lines: list[Line], life: Life, now: float) -> Health
         num_restarts=recent.num_attempts - 1,
         num_skipped_updates=_num_skipped(recent, lines),
         num_bad_samples=manifest.num_bad_samples if manifest else 0,
+        num_failed_saves=_num_failed_saves(recent),
         stragglers=_stragglers(recent),
         goodput=spent.share,
         goodput_s=spent.wall_s,
@@ -171,6 +174,12 @@ def _num_skipped(recent: Recent, lines: list[Line]) -> int:
     state = recent.committed.checkpoint.manifest.state
     since = sum(line["update_skipped"] for line in lines if line["step"] > state.step)
     return state.step - state.num_updates + int(since)
+
+
+def _num_failed_saves(recent: Recent) -> int:
+    kinds = [event["event"] for event in recent.events]
+    since_last = kinds[::-1].index("save") if "save" in kinds else len(kinds)
+    return kinds[len(kinds) - since_last :].count("save_failed")
 
 
 def _stragglers(recent: Recent) -> tuple[str, ...]:

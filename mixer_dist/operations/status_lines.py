@@ -60,6 +60,8 @@ def _health(health: Health) -> str:
         _plural(health.num_bad_samples, "damaged sample"),
         f"stragglers: {', '.join(health.stragglers)}" if health.stragglers else "no straggler",
     ]
+    if health.num_failed_saves:
+        parts.insert(0, f"{_plural(health.num_failed_saves, 'save')} FAILED since the last")
     return ", ".join(parts)
 
 

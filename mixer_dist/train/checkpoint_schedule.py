@@ -45,6 +45,8 @@ class CheckpointSchedule:
         self._is_due = False
         self._newest_step = run.state.step
         """Steps of the newest checkpoint that is committed or under way."""
+        self._saved_step = run.state.step
+        """Steps of the newest that is committed, as far as rank 0 knows."""
 
     def step_done(self, batch: Batch) -> None:
         """Start a save where one is due and none is under way. All ranks must call this."""
@@ -81,12 +83,16 @@ class CheckpointSchedule:
             self._saver.abandon()
         if distributed.is_main():
             self._progress.events.write("preempt", step=batch.step + 1, signal=requests.last)
-        distributed.fail_together(
-            PreemptedError(
-                f"stopped after step {batch.step + 1} {requests.cause}; the same command goes on "
-                "from the newest checkpoint"
-            )
-        )
+        stopped = f"stopped after step {batch.step + 1} {requests.cause}"
+        distributed.fail_together(PreemptedError(stopped + self._what_is_saved(batch.step + 1)))
+
+    def _what_is_saved(self, step: int) -> str:
+        """What the same command finds."""
+        if self._saved_step == step:
+            return "; the same command goes on from there"
+        if self._saved_step == 0:
+            return ", and nothing could be saved: the same command begins anew"
+        return f", which could not be saved: the same command goes on from step {self._saved_step}"
 
     def close(self) -> None:
         """End what is under way, within the grace time."""
@@ -157,6 +163,7 @@ class CheckpointSchedule:
                 self._progress.events.write("save_failed", reason=str(error))
 
     def _tell(self, saved: Saved) -> None:
+        self._saved_step = saved.step
         if distributed.is_main():
             self._progress.events.write(
                 "save", step=saved.step, url=saved.url, seconds=saved.seconds, stall_s=saved.stall_s

@@ -120,16 +120,20 @@ def stragglers(compute_s: Sequence[float], wait_shares: Sequence[float]) -> list
 
 
 class NamedStragglers:
-    """Lets a rank be named again only after some intervals, and none in the first, a cold start."""
+    """Names a rank that is slow in two intervals in a row, and again only after some more."""
 
     def __init__(self) -> None:
         self._interval = 0
+        self._before: set[tuple[int, str]] = set()
         self._silent_until: dict[tuple[int, str], int] = {}
 
     def new(self, found: Sequence[Straggler]) -> list[Straggler]:
         """Those of an interval that are to be named now."""
         self._interval += 1
-        due = [s for s in found if self._interval >= self._silent_until.get((s.rank, s.phase), 2)]
+        slow = {(s.rank, s.phase): s for s in found}
+        lasting = [s for key, s in slow.items() if key in self._before]
+        self._before = set(slow)
+        due = [s for s in lasting if self._interval >= self._silent_until.get((s.rank, s.phase), 0)]
         again = self._interval + SILENT_INTERVALS
         self._silent_until |= {(s.rank, s.phase): again for s in due}
         return due

@@ -279,10 +279,11 @@ def test_an_up_that_fails_leaves_nothing_but_the_log(cluster, tmp_path, monkeypa
     ("words", "message"),
     [
         ((), "no command"),
-        (("uo",), "expected up, down, status or env"),
+        (("uo",), "expected up, down, status, env"),
         (("up", "--nodes=many"), "expected a whole number"),
         (("up", "--port=65530"), "--port=65530: expected 1024 to"),
         (("up", "--node=3"), "no option --node=3"),
+        (("up", "n1"), "n1 is one word too many"),
         (("down", "--nodes=3"), "nodes: only up takes this"),
     ],
 )

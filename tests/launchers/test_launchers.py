@@ -179,6 +179,9 @@ def test_without_a_config_nothing_is_submitted(project):
     [
         ("optimizer.learning_rat=1", "configs/pretrain_h14.yaml: optimizer.learning_rat: unknown"),
         ("--nodes=1000", "8000 ranks cannot share a global_batch_size of 4096"),
+        ("--nodes=2-1000", "8000 ranks cannot share a global_batch_size of 4096"),
+        ("--nodes=x", "--nodes=x: expected a whole number"),
+        ("-N2", "-N2: expected options as --name=value"),
     ],
 )
 def test_what_cannot_train_is_not_submitted(project, argument, message):

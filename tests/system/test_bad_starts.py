@@ -13,6 +13,9 @@ from mixer_dist import cli
 from mixer_dist.checkpoint.restore import list_checkpoints, verified
 from mixer_dist.errors import SupersededError
 from mixer_dist.metrics import attempt_lines
+from mixer_dist.operations.recent import read_recent
+from mixer_dist.operations.status import status_of
+from mixer_dist.operations.status_lines import status_lines
 from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
 from tests.ranks import Ranks, free_port, receive
@@ -128,6 +131,24 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint_to_go_on_from(ranks, ar
     found = metrics(run_dir)
     assert [line["step"] for line in found] == list(range(1, STEPS + 1))
     assert [line["attempt"] for line in found] == [1] * 3 + [3] * (STEPS - 3)
+
+
+@pytest.mark.parametrize(
+    ("is_begun", "num_failed", "end"),
+    [
+        (True, 2, ", which could not be saved: the same command goes on from step 3"),
+        (False, 3, ", and nothing could be saved: the same command begins anew"),
+    ],
+)
+def test_a_stop_that_cannot_save_says_what_is_lost(
+    ranks, digits, run_dir, tmp_path, is_begun, num_failed, end
+):
+    place = run_dir if is_begun else tmp_path / "new"
+    arguments = [*overrides(digits / "test/manifest.json", place), "--until=8"]
+    outcome = ranks.run(1, partial(pretrain, file_bytes=60_000), arguments)[0]
+    assert_one_line(outcome, 75, f"stopped after step 8 by --until 8{end}")
+    found = status_of(read_recent(STORAGE, RunDir(str(place))), time.time())
+    assert f"{num_failed} saves FAILED since the last" in status_lines(found)[3]
 
 
 def meanwhile(

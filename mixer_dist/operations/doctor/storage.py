@@ -28,7 +28,7 @@ def run_directory(config: RunConfig | None) -> Iterator[Finding]:
     try:
         _, seconds = _timed(lambda: _storage(config).check_writable(folder))
     except MixerError as error:
-        yield trouble("run_dir", str(error), _mend(error))
+        yield trouble("run_dir", str(error), _mend(error, folder))
         return
     yield _pace("run_dir", f"{folder} takes a small file", seconds)
 
@@ -42,7 +42,7 @@ def training_data(config: RunConfig | None) -> Iterator[Finding]:
         try:
             yield _first_bytes(storage, entry.manifest)
         except MixerError as error:
-            yield trouble("data", str(error), _mend(error))
+            yield trouble("data", str(error), _mend(error, entry.manifest))
 
 
 def _first_bytes(storage: Storage, manifest: str) -> Finding:
@@ -67,7 +67,9 @@ def _storage(config: RunConfig) -> Storage:
     return Storage({url: each.model_copy(update=impatient) for url, each in options.items()})
 
 
-def _mend(error: MixerError) -> str:
+def _mend(error: MixerError, url: str) -> str:
+    if "://" not in url:
+        return "make it, give this user the right to use it, or name another place in CONFIG"
     if isinstance(error, AccessError):
         return "export credentials that may, on every node; `storage:` in CONFIG names a profile"
     if isinstance(error, MissingError):
