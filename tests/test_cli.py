@@ -96,6 +96,14 @@ def test_an_exit_file_tells_launchers_how_it_ended(small_run, tmp_path, override
     assert json.loads(path.read_text())["exit_code"] == code
 
 
+def test_a_dry_run_tells_that_local_data_are_missing(capsys, small_run):
+    arguments = ["pretrain", *small_run[0], "--dry-run"]
+    assert cli.main(arguments) == 0
+    assert "NO DATASET" not in capsys.readouterr().out
+    assert cli.main([*arguments, "data.train.0.manifest=no.json"]) == 0
+    assert "NO DATASET at no.json" in capsys.readouterr().out
+
+
 def test_more_ranks_than_pairs_of_images_are_refused(capsys, small_run):
     argv = ["pretrain", *small_run[0], "engine.name=ddp", "--dry-run", "--world-size", "9"]
     code, line = refusal(capsys, *argv)

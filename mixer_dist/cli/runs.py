@@ -88,11 +88,11 @@ def _check_and_pretrain(arguments: argparse.Namespace, stop_requests: StopReques
 def _describe(config: "RunConfig", world_size: int | None) -> None:
     from mixer_dist import distributed
     from mixer_dist.train.build import check_engine
-    from mixer_dist.train.description import describe
+    from mixer_dist.train.description import describe, missing_data
 
     num_ranks = world_size or distributed.world_size()
     check_engine(config, num_ranks)
-    print("\n".join(describe(config, num_ranks)))
+    print("\n".join(describe(config, num_ranks) + missing_data(config)))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

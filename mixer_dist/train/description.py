@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from pathlib import Path
 
 from mixer_dist.checkpoint.layout import TrainingState
 from mixer_dist.config import RunConfig
@@ -29,6 +30,13 @@ def describe(
     if config.init_from:
         lines.append(f"Weights: those of {config.init_from} at step 0, with moments of zero.")
     return lines + ([_data(config, dataset, done)] if dataset else [])
+
+
+def missing_data(config: RunConfig) -> list[str]:
+    """A sentence for each local manifest that is not there; no store is asked, as that may last."""
+    urls = [entry.manifest for entry in config.data.train if "://" not in entry.manifest]
+    return [f"NO DATASET at {url}: it has to be there when the run starts."
+            for url in urls if not Path(url).exists()]  # fmt: skip
 
 
 def describe_changes(changes: Sequence[Change], begun: RunConfig, config: RunConfig) -> str:
