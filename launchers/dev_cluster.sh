@@ -36,7 +36,8 @@
 #   --port=16800        this one and those up to 10 + nodes above it; clusters need their own
 #   --kill-wait=5       seconds from SIGTERM to SIGKILL
 #   --node-timeout=10   seconds until a silent node is given up; its jobs wait about thrice as long
-#   --namespaces        an address and a host name for each node, in a network namespace
+#   --namespaces        an address and a host name for each node, in a network namespace; what is
+#                       mounted later is not seen there
 #   --accounting        slurmdbd and MariaDB, so that sacct works
 
 set -euo pipefail

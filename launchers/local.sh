@@ -59,6 +59,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 exit_file=$folder/exit.json
 # A free port, and the loopback address: a laptop's own name often does not resolve.
-run_ranks setsid "$venv/bin/torchrun" --standalone --local-addr=127.0.0.1 \
-  --nproc-per-node="$num_processes" -m mixer_dist pretrain "$@" --exit-file "$exit_file"
+run_ranks setsid "$venv/bin/python" "$project/launchers/local_ranks.py" \
+  --standalone --local-addr=127.0.0.1 --nproc-per-node="$num_processes" \
+  -m mixer_dist pretrain "$@" --exit-file "$exit_file"
 exit "$(exit_code)"

@@ -240,6 +240,22 @@ def test_local_refuses_in_one_line(project):
     assert_refused(run(script, "configs/quickstart.yaml"), str(project / ".venv"), "VENV")
 
 
+def local_settings() -> dict[str, str]:
+    venv = str(Path(sysconfig.get_path("scripts")).parent)
+    return {"VENV": venv, "NPROC": "2", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+
+
+def test_local_tells_what_a_rank_has_met_without_a_traceback(tmp_path):
+    words = [f"run_dir={tmp_path}", "data.train.0.manifest=no.json", "engine.name=ddp"]
+    command = [str(ROOT / "launchers/local.sh"), str(ROOT / "configs/quickstart.yaml"), *words]
+    result = subprocess.run(
+        command, env=os.environ | local_settings(), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 2, result.stderr
+    assert "mixer-dist: not there: no.json" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_local_trains_two_ranks_from_any_directory_until_it_is_stopped(digits, tmp_path):
     tree = {
         "run_dir": "run",
@@ -253,11 +269,9 @@ def test_local_trains_two_ranks_from_any_directory_until_it_is_stopped(digits, t
         "engine": {"name": "ddp", "precision": "fp32"},
     }  # fmt: skip
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
-    venv = str(Path(sysconfig.get_path("scripts")).parent)
-    settings = {"VENV": venv, "NPROC": "2", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     command = [str(ROOT / "launchers" / "local.sh"), "tiny.yaml", "checkpoint.every_steps=10"]
     with subprocess.Popen(
-        command, env=os.environ | settings, cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+        command, env=os.environ | local_settings(), cwd=tmp_path, stdout=subprocess.PIPE, text=True,
         start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:  # fmt: skip
         saved = tmp_path / "run" / "checkpoints" / "step-00000010" / "manifest.json"
