@@ -22,7 +22,7 @@ from mixer_dist.storage import Storage, join, parent
 from mixer_dist.storage.failures import final_error
 from mixer_dist.storage.s3_systems import S3Systems
 
-AT_ONCE_S = 5.0  # a final error is not retried for deadline_s
+AT_ONCE_S = 40.0  # a final error is not retried for deadline_s
 
 
 @dataclass
