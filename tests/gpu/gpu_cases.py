@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from mixer_dist import distributed
-from tests.tiny import take_steps, tiny_config, tiny_engine
+from tests.tiny import take_steps, tiny_batch, tiny_config, tiny_engine
 
 
 class Outcome(NamedTuple):
@@ -29,3 +29,17 @@ def cpu_losses(precision: str) -> list[float]:
     """The same steps on the CPU, computed by one process."""
     torch.cuda.is_available = lambda: False  # type: ignore[assignment]
     return short_run("single", precision).losses
+
+
+def steps_ahead_of_the_gpu(engine: str) -> int:
+    """Updates, of which the last three raise where the host waits for the device."""
+    with distributed.connected(60):
+        config = tiny_config(engine, "bf16")
+        trained = tiny_engine(config)
+        take_steps(trained, config, 0, 3)  # what is set up once may wait
+        batches = [tiny_batch(config, step).pinned() for step in range(3, 6)]
+        torch.cuda.set_sync_debug_mode("error")
+        for batch in batches:
+            trained.train_step(batch.to(distributed.device()), 1e-3)
+        torch.cuda.set_sync_debug_mode("default")
+        return trained.num_updates

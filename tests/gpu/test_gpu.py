@@ -11,7 +11,8 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 
-ENGINES = ["single", "ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"]
+PYTORCH_ENGINES = ["single", "ddp", "fsdp", "hsdp"]  # DeepSpeed's wait for the device each step
+ENGINES = [*PYTORCH_ENGINES, "zero1", "zero2", "zero3"]
 
 
 def test_bf16_features_are_those_of_fp32():
@@ -32,3 +33,8 @@ def test_every_engine_takes_the_same_steps(ranks, precision):
         assert outcome.device == "cuda"
         assert outcome.num_updates == 6
         assert outcome.losses == pytest.approx(expected, rel=tolerance), engine
+
+
+@pytest.mark.parametrize("engine", PYTORCH_ENGINES)
+def test_a_step_does_not_wait_for_the_gpu(ranks, engine):
+    assert ranks.run(1, gpu_cases.steps_ahead_of_the_gpu, engine) == [6]
