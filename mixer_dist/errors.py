@@ -28,6 +28,15 @@ def redacted(text: str) -> str:
     return _SIGNATURE.sub(r"\1=***", _PASSWORD.sub("***", text))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, of a GPU or a host.
+
+    By name, as torch need not be imported for it; its error on a CPU has no class of its own.
+    """
+    is_known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_known or "can't allocate memory" in str(error)
+
+
 class MixerError(Exception):
     """Base of all errors whose message is meant for the user: expected, given, what to do."""
 

@@ -160,7 +160,7 @@ def test_a_wrong_override_is_refused(small_config, override, message):
         ("global_batch_size=31", "must be even"),
         ("global_batch_size=31.0", "must be even"),
         ("global_batch_size='31'", "must be even"),
-        ("micro_batch_size=3", "must be even"),
+        ("micro_batch_size=3", "positive even"),
         ("global_batch_size=0", "greater than 0"),
         ("global_batch_size=32.5", "must be a whole number"),
         ("micro_batch_size=64", "micro_batch_size (64) must be at most global_batch_size (32)"),

@@ -20,10 +20,14 @@ from mixer_dist.cli.pool import add_pool
 from mixer_dist.cli.proofs import add_verify_resume
 from mixer_dist.cli.report import add_report
 from mixer_dist.cli.runs import add_run_verbs
-from mixer_dist.errors import MixerError, PeerError
+from mixer_dist.errors import MixerError, PeerError, is_out_of_memory
 
 INTERRUPTED = 130
 PEER_DELAY_S = 1.0
+OUT_OF_MEMORY = (
+    "out of memory: set a smaller micro_batch_size, or auto; or engine.recompute=true; or an "
+    "engine that shares the training state among ranks, such as engine.name=fsdp"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MixerError as error:
         print(f"mixer-dist: {error}", file=sys.stderr)
         return error.exit_code
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"mixer-dist: {OUT_OF_MEMORY}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("mixer-dist: interrupted; the same command does it again, and goes on with a run",
               file=sys.stderr)  # fmt: skip

@@ -3,7 +3,10 @@
 import argparse
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from mixer_dist.errors import MixerError, RefusedError
 
 if TYPE_CHECKING:
     from mixer_dist.config import RunConfig, Suite
@@ -13,6 +16,27 @@ exit codes:
   0 done    1 failed while running    2 refused before any work    130 interrupted
   3 superseded by a newer start    75 stopped by a signal: the same command goes on
 """
+
+
+def check_output(option: str, path: str | None, suffix: str = "") -> None:
+    """Refuse an option's file that could not be written, before any work."""
+    if path is None:
+        return
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise RefusedError(f"{option}: there is no folder {folder}")
+    if Path(path).is_dir() or not os.access(folder, os.W_OK):
+        raise RefusedError(f"{option}: {path} is no file that can be written; name another one")
+    if not path.endswith(suffix):
+        raise RefusedError(f"{option} writes a {suffix} file, got {path}; name it so")
+
+
+def write_output(option: str, path: str, data: bytes) -> None:
+    """Write an option's file; MixerError where the place does not take it."""
+    try:
+        Path(path).write_bytes(data)
+    except OSError as error:
+        raise MixerError(f"{option}: cannot write {path}: {error.strerror}") from None
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,7 +74,11 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """Declare CONFIG, its overrides and --print-config."""
     parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as those in configs/")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key.path=value", help="settings that replace the file's"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key.path=value",
+        help="settings that replace the file's",
     )
     parser.add_argument(
         "--print-config", action="store_true", help="print the whole configuration and stop"

@@ -3,10 +3,9 @@
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixer_dist.cli.arguments import add_config, add_verb, config_of, is_printed
+from mixer_dist.cli.arguments import add_config, add_verb, check_output, config_of, is_printed
 from mixer_dist.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -59,9 +58,7 @@ def _bench(arguments: argparse.Namespace, measure: Measure) -> None:
         return
     if getattr(arguments, "times", 1) < 1:
         raise RefusedError(f"--times must be at least 1, got {arguments.times}")
-    trace = getattr(arguments, "profile", None)
-    if trace and not Path(trace).absolute().parent.is_dir():
-        raise RefusedError(f"--profile: there is no folder {Path(trace).absolute().parent}")
+    check_output("--profile", getattr(arguments, "profile", None))
     from mixer_dist import distributed
     from mixer_dist.logs import start_logging
     from mixer_dist.operations.bench.measured import measured_lines, measured_tree

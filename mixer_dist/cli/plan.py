@@ -3,15 +3,23 @@
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mixer_dist.cli.arguments import add_config, add_verb, config_of, is_printed
+from mixer_dist.cli.arguments import (
+    add_config,
+    add_verb,
+    check_output,
+    config_of,
+    is_printed,
+    write_output,
+)
 from mixer_dist.errors import RefusedError
 
 if TYPE_CHECKING:
     from mixer_dist.config import RunConfig
+    from mixer_dist.operations.plan.cards import Card
     from mixer_dist.operations.plan.forecast import Forecast
+    from mixer_dist.operations.plan.rates import Rates
 
 CALIBRATION = """
 FILE of --calibrate is what `mixer-dist bench … --json` prints, or a JSON object with any of these,
@@ -44,7 +52,7 @@ def add_plan(verbs: Any) -> None:
         "--calibrate", metavar="FILE", action="append", default=[],
         help="measured rates instead of assumed; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--plot", metavar="FILE.png", help="draw 8 to 4,096 GPUs, each engine")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw each engine on 8 to 4,096 GPUs")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -53,40 +61,44 @@ def _plan(arguments: argparse.Namespace) -> None:
     config = config_of(arguments)
     if is_printed(arguments, config):
         return
-    found = _forecast(arguments, config)
-    seconds = time.monotonic() - began
-    if arguments.json:
-        from mixer_dist.operations.plan.forecast import forecast_tree
+    gpu_counts, price = _gpu_counts(arguments.gpus), _checked_price(arguments.price_per_gpu_hour)
+    card, rates = _machine(arguments)
+    check_output("--plot", arguments.plot, ".png")
+    from mixer_dist.operations.plan.forecast import forecast
 
-        print(json.dumps(forecast_tree(found) | {"seconds": round(seconds, 1)}))
-        return
-    from mixer_dist.operations.plan.table import forecast_lines
-
-    took = f"Planned in {seconds:.1f} s, {time.process_time():.1f} s of CPU time."
-    print("\n".join([*forecast_lines(found), took]))
+    _print(forecast(config, gpu_counts, card, rates, price), arguments.json, began)
+    if arguments.plot:
+        write_output("--plot", arguments.plot, _picture(config, card, rates))
 
 
-def _forecast(arguments: argparse.Namespace, config: "RunConfig") -> "Forecast":
-    """Everything that was asked for; wrong arguments are answered before torch is imported."""
+def _machine(arguments: argparse.Namespace) -> tuple["Card", "Rates"]:
+    """The card and its rates; wrong ones are answered before torch is imported."""
     from mixer_dist.operations.plan.cards import card_named
     from mixer_dist.operations.plan.rates import load_rates
 
-    gpu_counts = _gpu_counts(arguments.gpus)
     if arguments.gpu is None:
         raise RefusedError("plan needs --gpu CARD, such as --gpu h100")
-    card, rates = card_named(arguments.gpu), load_rates(arguments.calibrate)
-    price = _checked_price(arguments.price_per_gpu_hour)
-    _check_plot(arguments.plot)
-    from mixer_dist.operations.plan.forecast import forecast, scaling
+    return card_named(arguments.gpu), load_rates(arguments.calibrate)
 
-    found = forecast(config, gpu_counts, card, rates, price)
-    if arguments.plot:
-        from mixer_dist.eval.look import Look
-        from mixer_dist.operations.plan.curve import scaling_png
 
-        png = scaling_png(scaling(config, card, rates), card.title, Look())
-        Path(arguments.plot).write_bytes(png)
-    return found
+def _print(found: "Forecast", as_json: bool, began: float) -> None:
+    from mixer_dist.operations.plan.forecast import forecast_tree
+    from mixer_dist.operations.plan.table import forecast_lines
+
+    seconds = time.monotonic() - began
+    if as_json:
+        print(json.dumps(forecast_tree(found) | {"seconds": round(seconds, 1)}))
+        return
+    took = f"Planned in {seconds:.1f} s, {time.process_time():.1f} s of CPU time."
+    print("\n".join([*forecast_lines(found), took]), flush=True)
+
+
+def _picture(config: "RunConfig", card: "Card", rates: "Rates") -> bytes:
+    from mixer_dist.eval.look import Look
+    from mixer_dist.operations.plan.curve import scaling_png
+    from mixer_dist.operations.plan.forecast import scaling
+
+    return scaling_png(scaling(config, card, rates), card.title, Look())
 
 
 def _gpu_counts(text: str | None) -> list[int]:
@@ -103,8 +115,3 @@ def _checked_price(price: float | None) -> float | None:
     if price is not None and not 0 <= price < float("inf"):
         raise RefusedError(f"--price-per-gpu-hour must be a number from 0 on, got {price}")
     return price
-
-
-def _check_plot(path: str | None) -> None:
-    if path is not None and not Path(path).absolute().parent.is_dir():
-        raise RefusedError(f"--plot: there is no folder {Path(path).absolute().parent}")

@@ -31,7 +31,9 @@ def _even(value: int) -> int:
 def _even_or_auto(value: Any) -> Any:
     is_even = type(value) is int and value > 0 and value % 2 == 0
     if not is_even and value != "auto":
-        raise ValueError("must be even, because mixup mixes pairs of images, or auto")
+        raise ValueError(
+            "must be a positive even number, because mixup mixes pairs of images, or auto"
+        )
     return value
 
 

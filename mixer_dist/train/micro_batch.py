@@ -10,7 +10,7 @@ import torch
 from mixer_dist import distributed
 from mixer_dist.config import RunConfig
 from mixer_dist.data.stream import micro_batch_shape
-from mixer_dist.errors import MixerError
+from mixer_dist.errors import MixerError, is_out_of_memory
 from mixer_dist.train.build import build_engine, empty_model
 from mixer_dist.train.drawn_batch import drawn_batch
 
@@ -59,6 +59,7 @@ def fits(config: RunConfig, num_images: int) -> bool:
 
     The engine that tries is a new one each time, as no engine can be used after a failed step.
     """
+    logger.info("Trying micro-batches of %d images (micro_batch_size: auto).", num_images)
     num_accumulated = min(
         ACCUMULATED * num_images * distributed.world_size(), config.global_batch_size
     )
@@ -90,7 +91,7 @@ def is_within_memory(action: Callable[[], object]) -> bool:
     try:
         action()
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return False
     return True
@@ -116,9 +117,3 @@ def _step(config: RunConfig) -> None:
             parameter.zero_()
     engine = build_engine(config, model)
     engine.train_step(drawn_batch(config).to(distributed.device()), learning_rate=0.0)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """PyTorch's error on a CPU has no class of its own."""
-    is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return is_known or "can't allocate memory" in str(error)

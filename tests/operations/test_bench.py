@@ -1,14 +1,18 @@
 """Bench measures what it says, on one rank and on several, and plan takes its figures."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from mixer_dist import cli
 from mixer_dist.config import load_config
 from mixer_dist.models.mixer import num_multiply_adds
+from mixer_dist.operations.bench.collectives import SIZES, link_rates
 from mixer_dist.operations.bench.kernels import plain_words
 from mixer_dist.operations.bench.matmuls import block_products
+from mixer_dist.operations.bench.measured import Figure
 from mixer_dist.operations.plan.cards import CARDS, card_of_device
 from mixer_dist.train.build import model_dimensions
 from mixer_dist.train.description import num_parameters
@@ -68,7 +72,19 @@ def test_collectives_are_measured_by_size(ranks, config):
     found = measured(ranks, 2, "collectives", *config, "--times", "1")
     for name in ("all_reduce", "all_gather", "reduce_scatter"):
         assert found[f"{name}_1024_bytes_per_s"] > 0
-    assert found["rates"].keys() == {"node_bytes_per_s", "collective_s"}
+    assert found["rates"] == {}  # of CPUs, which no plan is for
+
+
+def test_links_are_as_fast_as_their_best_and_as_slow_to_begin_as_their_smallest():
+    rates = {1024: (2e-6, 5e8), **{size: (1.0, 1e9 + size) for size in SIZES[1:]}}
+    figures = tuple(
+        Figure(f"all_reduce_{size}_{unit}", "", value)
+        for size, values in rates.items()
+        for unit, value in zip(("s", "bytes_per_s"), values, strict=True)
+    )
+    best = 1e9 + SIZES[-1]
+    assert link_rates(figures, 1) == {"node_bytes_per_s": best, "collective_s": 2e-6}
+    assert link_rates(figures, 2) == {"network_bytes_per_s": best, "collective_s": 2e-6}
 
 
 def test_plan_takes_what_bench_prints(ranks, config, tmp_path, capsys):
@@ -88,6 +104,7 @@ def test_plan_takes_what_bench_prints(ranks, config, tmp_path, capsys):
         (["collectives", CONFIG], "at least 2 ranks"),
         (["step", CONFIG, "--times", "0"], "--times must be at least 1, got 0"),
         (["step", CONFIG, "--profile", "no/such/trace.json"], "no folder"),
+        (["step", CONFIG, "--profile", "configs"], "configs is no file"),
         (["checkpoint", CONFIG, "engine.name=nothing"], "engine.name"),
     ],
 )
@@ -96,6 +113,17 @@ def test_what_cannot_be_measured_is_refused_in_a_line(arguments, expected, capsy
     error = capsys.readouterr().err
     assert expected in error
     assert len(error.splitlines()) == 1
+
+
+def test_memory_that_does_not_suffice_is_told_in_a_line():
+    command = f"ulimit -v 4000000; {sys.executable} -m mixer_dist bench step {CONFIG} --times 1"
+    sizes = "engine.name=single global_batch_size=65536 micro_batch_size=65536"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {sizes}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("mixer-dist: out of memory: set a smaller")
+    assert "Traceback" not in done.stderr
 
 
 def test_the_matrix_products_are_those_of_a_block():

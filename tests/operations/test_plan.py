@@ -10,6 +10,7 @@ from benchmarks.plan_memory import Held, held_by_rank, planned_for
 from mixer_dist import cli
 from mixer_dist.cli.plan import CALIBRATION
 from mixer_dist.config import load_config
+from mixer_dist.errors import ConfigError
 from mixer_dist.operations.plan.cards import CARDS, card_named
 from mixer_dist.operations.plan.communication import all_reduce_s, gather_s, groups
 from mixer_dist.operations.plan.data_rates import Samples
@@ -22,7 +23,7 @@ from mixer_dist.operations.plan.micro_batch import (
     shallow_model,
 )
 from mixer_dist.operations.plan.partition import sizes_of
-from mixer_dist.operations.plan.rates import Rates
+from mixer_dist.operations.plan.rates import Rates, load_rates
 from mixer_dist.operations.plan.run_plan import plan_run
 from mixer_dist.operations.plan.setup import set_up
 from mixer_dist.operations.plan.table import forecast_lines
@@ -222,6 +223,8 @@ def test_json_holds_what_the_table_shows(tmp_path, capsys):
         (["--gpus", "8", "--gpu", "h1000"], "a100, a100-40, h100"),
         (["--gpus", "8", "--gpu", "h100", "--price-per-gpu-hour", "-1"], "from 0 on"),
         (["--gpus", "8", "--gpu", "h100", "--plot", "no/such/folder.png"], "no folder"),
+        (["--gpus", "8", "--gpu", "h100", "--plot", "configs"], "configs is no file"),
+        (["--gpus", "8", "--gpu", "h100", "--plot", "curve.foo"], "writes a .png file"),
         (["--gpus", "8", "--gpu", "h100", "--calibrate", "no.json"], "cannot read no.json"),
         (["--gpus", "8192", "--gpu", "h100"], "at most 2048 ranks"),
         (["--gpus", "8", "--gpu", "h100", "engine.name=single"], "take ddp or fsdp"),
@@ -255,6 +258,28 @@ def test_misspelt_rates_are_named(tmp_path, capsys):
     options = ["--gpus", "8", "--gpu", "h100", "--calibrate", str(rates)]
     assert cli.main(["plan", H14, *options]) == 2
     assert "did you mean 'matmul_efficiency'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"launch_s": true}', "no JSON object of numbers"),
+        ('{"launch_s": "0.6"}', "no JSON object of numbers"),
+        ("[1]", "no JSON object of numbers"),
+        ('{"launch_s": NaN}', "NaN is no number"),
+        ('{"setting": "Step: ddp", "rates": {}, "notes": []}', "holds no rates"),
+    ],
+)
+def test_rates_that_are_none_are_refused(tmp_path, text, expected):
+    (tmp_path / "rates.json").write_text(text)
+    with pytest.raises(ConfigError, match=expected):
+        load_rates([str(tmp_path / "rates.json")])
+
+
+def test_advice_fits_what_memory_does_not_suffice_for():
+    assert "set engine.recompute=true" in warnings(8, "model.image_size=3360")
+    assert "take GPUs with more memory" in warnings(8, "model.image_size=8960")
+    assert "engine.name=fsdp" in warnings(8, "model.image_size=8960", engine="ddp")
 
 
 def test_memory_is_what_a_rank_really_holds(ranks):

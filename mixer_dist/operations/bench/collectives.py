@@ -45,11 +45,12 @@ def measure_collectives(num_times: int) -> Measured:
         for figure in _figures(name, num_bytes, num_times)
     )
     num_nodes = len(set(distributed.hosts()))
+    is_on_gpus = distributed.device().type == "cuda"
     return Measured(
         f"Collectives: {distributed.world_size()} ranks on {num_nodes} nodes, tensors on "
         f"{distributed.device().type}; bus bandwidth of a rank, medians of {num_times}.",
         figures,
-        _rates(figures, num_nodes),
+        link_rates(figures, num_nodes) if is_on_gpus else {},  # a plan is one for GPUs
     )
 
 
@@ -68,7 +69,7 @@ def _figures(name: str, num_bytes: int, num_times: int) -> Iterator[Figure]:
     yield Figure(f"{key}_bytes_per_s", title, moved / seconds, "GB/s", 1e9)
 
 
-def _rates(figures: tuple[Figure, ...], num_nodes: int) -> dict[str, float]:
+def link_rates(figures: tuple[Figure, ...], num_nodes: int) -> dict[str, float]:
     """The best bandwidth of an all-reduce, and the latency of the smallest."""
     values = {figure.key: figure.value for figure in figures}
     best = max(values[f"all_reduce_{size}_bytes_per_s"] for size in SIZES)

@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from mixer_dist.errors import MixerError
 
 NUM_STEPS = 2
 NUM_SHOWN = 10
@@ -44,7 +47,7 @@ def profiled(action: Callable[[], object], trace: str | None) -> list[Kernel]:
         for _ in range(NUM_STEPS):
             action()
     if trace:
-        recorded.export_chrome_trace(trace)
+        _export(recorded, trace)
     found = [
         (event.key, event.self_device_time_total if on_gpu else event.self_cpu_time_total, event)
         for event in recorded.key_averages()
@@ -55,6 +58,13 @@ def profiled(action: Callable[[], object], trace: str | None) -> list[Kernel]:
         Kernel(name, micros / 1e6 / NUM_STEPS, event.count / NUM_STEPS, micros / total)
         for name, micros, event in sorted(found, key=lambda row: -row[1])
     ]
+
+
+def _export(recorded: profile, trace: str) -> None:
+    """Write a trace; MixerError where none came about, which the profiler keeps to itself."""
+    recorded.export_chrome_trace(trace)
+    if not Path(trace).is_file():
+        raise MixerError(f"--profile: cannot write {trace}; name a file in another folder")
 
 
 def kernel_lines(kernels: Sequence[Kernel]) -> list[str]:

@@ -1,4 +1,7 @@
-"""GPUs as their makers describe them: rates without sparsity, one direction of a link."""
+"""GPUs as their makers describe them: rates without sparsity, one direction of a link.
+
+Memory is what CUDA reports as the total, some percent beside the round number of the name.
+"""
 
 import re
 from dataclasses import dataclass
@@ -35,31 +38,31 @@ class Card:
 CARDS = {
     # NVIDIA A100 data sheet (June 2021); DGX A100: 8 x 200 Gb/s, 2 x 64 cores.
     "a100": Card(
-        "NVIDIA A100 SXM 80 GB", 312 * TERA, 19.5 * TERA, 80 * GIB, 2039 * GIGA,
+        "NVIDIA A100 SXM 80 GB", 312 * TERA, 19.5 * TERA, int(79.2 * GIB), 2039 * GIGA,
         300 * GIGA, 25 * GIGA, 8, 128,
     ),
     "a100-40": Card(
-        "NVIDIA A100 SXM 40 GB", 312 * TERA, 19.5 * TERA, 40 * GIB, 1555 * GIGA,
+        "NVIDIA A100 SXM 40 GB", 312 * TERA, 19.5 * TERA, int(39.4 * GIB), 1555 * GIGA,
         300 * GIGA, 25 * GIGA, 8, 128,
     ),
     # NVIDIA H100 data sheet: 1,979 TFLOP/s with sparsity; DGX H100: 8 x 400 Gb/s, 2 x 56 cores.
     "h100": Card(
-        "NVIDIA H100 SXM 80 GB", 989.4 * TERA, 66.9 * TERA, 80 * GIB, 3350 * GIGA,
+        "NVIDIA H100 SXM 80 GB", 989.4 * TERA, 66.9 * TERA, int(79.1 * GIB), 3350 * GIGA,
         450 * GIGA, 50 * GIGA, 8, 112,
     ),
     # NVIDIA H200 data sheet; DGX H200: the same node.
     "h200": Card(
-        "NVIDIA H200 SXM 141 GB", 989.4 * TERA, 66.9 * TERA, 141 * GIGA, 4800 * GIGA,
+        "NVIDIA H200 SXM 141 GB", 989.4 * TERA, 66.9 * TERA, int(139.7 * GIB), 4800 * GIGA,
         450 * GIGA, 50 * GIGA, 8, 112,
     ),
     # NVIDIA DGX B200 data sheet: 8 GPUs with 1,440 GB, 64 TB/s, 14.4 TB/s NVLink, 8 x 400 Gb/s.
     "b200": Card(
-        "NVIDIA B200 SXM 180 GB", 2250 * TERA, 75 * TERA, 180 * GIGA, 8000 * GIGA,
+        "NVIDIA B200 SXM 180 GB", 2250 * TERA, 75 * TERA, int(178.3 * GIB), 8000 * GIGA,
         900 * GIGA, 50 * GIGA, 8, 112,
     ),
     # NVIDIA L40S data sheet: PCIe 4.0 x16, no NVLink; the node is a usual one, not a product.
     "l40s": Card(
-        "NVIDIA L40S 48 GB", 362 * TERA, 91.6 * TERA, 48 * GIGA, 864 * GIGA,
+        "NVIDIA L40S 48 GB", 362 * TERA, 91.6 * TERA, int(44.3 * GIB), 864 * GIGA,
         32 * GIGA, 25 * GIGA, 8, 64,
     ),
 }  # fmt: skip

@@ -81,9 +81,22 @@ def load_rates(paths: Sequence[str]) -> Rates:
 def _rates_tree(path: str) -> Any:
     """The rates in a file, as written by hand or printed by `bench --json`."""
     try:
-        tree = json.loads(Path(path).read_bytes())
+        tree = json.loads(Path(path).read_bytes(), parse_constant=_refuse_constant)
     except OSError as error:
         raise MissingError(f"--calibrate: cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"--calibrate: {path} is not JSON: {error}") from None
-    return tree.get("rates", tree) if isinstance(tree, dict) else tree
+    found = tree.get("rates", tree) if isinstance(tree, dict) else None
+    if not isinstance(found, dict) or not all(type(v) in (int, float) for v in found.values()):
+        raise ConfigError(
+            f"--calibrate: {path} is no JSON object of numbers: take what bench prints with --json"
+        )
+    if not found:
+        raise ConfigError(
+            f"--calibrate: {path} holds no rates: bench step and collectives give them on GPUs"
+        )
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")

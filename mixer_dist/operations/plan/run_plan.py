@@ -11,6 +11,8 @@ from mixer_dist.operations.plan.schedule import Schedule, schedule
 from mixer_dist.operations.plan.setup import Setup
 from mixer_dist.operations.plan.step_time import StepTime, peak_flops, step_time
 
+SHARDED = ("fsdp", "zero3")
+RESIZED_BYTES = 40_000  # more than a JPEG of 256 px takes
 EXPOSED = 0.25  # share of a step that communication may hold up without one
 
 
@@ -80,8 +82,19 @@ def _memory_warnings(setup: Setup, memory: RankMemory, largest: int) -> Iterator
     if memory.total <= available:
         return
     needs = f"needs {memory.total / 1e9:,.1f} GB of a GPU's {available / 1e9:,.1f} GB"
-    mend = f"set micro_batch_size={largest}" if largest else "shard the state: engine.name=fsdp"
-    yield f"does not fit: {needs}; {mend}"
+    yield f"does not fit: {needs}; {_mend_of_memory(setup, memory, largest)}"
+
+
+def _mend_of_memory(setup: Setup, memory: RankMemory, largest: int) -> str:
+    """Smaller micro-batches, else what makes room for the least."""
+    if largest:
+        return f"set micro_batch_size={largest}"
+    is_state_too_large = memory.state.total + memory.reserve > setup.card.memory_bytes
+    if setup.engine not in SHARDED and (is_state_too_large or setup.config.engine.recompute):
+        return "shard the state: engine.name=fsdp"
+    if is_state_too_large or setup.config.engine.recompute:
+        return "take GPUs with more memory, or a smaller model or image_size"
+    return "set engine.recompute=true"
 
 
 def _batch_warnings(setup: Setup) -> Iterator[str]:
@@ -102,7 +115,7 @@ def _rate_warnings(
     if data.cores_per_gpu > cores:
         yield (
             f"decoders are the bottleneck: {data.cores_per_gpu:.1f} cores a GPU are needed, a node "
-            f"has {cores:g}; shards at 256 px (data_tools/shard.py) need half as many"
+            f"has {cores:g}{_smaller_shards(data)}"
         )
     if store and data.bytes_per_s > store:
         needed, given = data.bytes_per_s / 1e9, store / 1e9
@@ -110,12 +123,21 @@ def _rate_warnings(
     if step.exposed > EXPOSED * step.total:
         yield (
             f"GPUs wait for communication {step.exposed / step.total:.0%} of the time: compare the "
-            "engines, take fewer GPUs or a larger batch"
+            "engines, take fewer GPUs or a larger batch (rings are assumed; NCCL's trees may do "
+            "better)"
         )
     if step.is_bound_by_host:
         yield "GPUs wait for the host to issue kernels: take fewer GPUs or larger micro-batches"
     if planned.checkpoint_s > planned.checkpoint_every_s:
         yield (
-            f"a checkpoint takes {planned.checkpoint_s:,.0f} s to write, one is due every "
-            f"{planned.checkpoint_every_s:,.0f} s: raise checkpoint.every_steps"
+            f"a checkpoint takes {planned.checkpoint_s:,.3g} s to write, one is due every "
+            f"{planned.checkpoint_every_s:,.3g} s: raise checkpoint.every_steps"
         )
+    if setup.config.engine.compile:
+        yield "engine.compile is planned as if it were off"
+
+
+def _smaller_shards(data: DataRates) -> str:
+    """Advice, where samples are larger than images of 256 px."""
+    is_large = data.bytes_per_s > RESIZED_BYTES * data.images_per_s
+    return "; shards at 256 px (data_tools/shard.py) need half as many" if is_large else ""
