@@ -68,7 +68,7 @@ def test_a_wrong_command_is_one_line(capsys, argv):
     [
         ("optimizer.learning_rat=1", "did you mean 'learning_rate'?"),
         ("optimizer={warmup_steps: 3}", "optimizer.learning_rate: required"),
-        ("micro_batch_size=3", "must be even"),
+        ("micro_batch_size=3", "positive even"),
         ("micro_batch_size=256", "micro_batch_size (256) must be at most global_batch_size"),
         ("engine.name=zero9", "engine.name"),
         ("model.num_classes=11", "set model.num_classes=10"),
