@@ -1,6 +1,6 @@
 """GPUs as their makers describe them: rates without sparsity, one direction of a link.
 
-Memory is what CUDA reports as the total, some percent beside the round number of the name.
+Memory is CUDA's total as its users commonly report it, somewhat beside the number in the name.
 """
 
 import re

@@ -12,7 +12,7 @@ from mixer_dist.operations.plan.setup import Setup
 from mixer_dist.operations.plan.step_time import StepTime, peak_flops, step_time
 
 SHARDED = ("fsdp", "zero3")
-RESIZED_BYTES = 40_000  # more than a JPEG of 256 px takes
+RESIZED_BYTES = 40_000  # assumed: more than most JPEGs of 256 px take
 EXPOSED = 0.25  # share of a step that communication may hold up without one
 
 
