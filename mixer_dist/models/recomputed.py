@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mixer_dist.models.gelu import gelu, gelu_and_gradient
+from mixer_dist.models.products import product
 
 LAYER_NORM_EPSILON = 1e-6  # Flax's default; torch's own default, 1e-5, is another model
 
@@ -116,16 +116,17 @@ def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor
 
 
 def _product(value: Tensor, weight: Tensor, bias: Tensor, over_tokens: bool) -> Tensor:
-    if not over_tokens:
-        return F.linear(value, weight, bias)
-    mixed = torch.addmm(bias.unsqueeze(1), weight, value.flatten(1))  # (D, B*C), of a view
-    return mixed.view(-1, *value.shape[1:])
+    if over_tokens:
+        mixed = product(weight, value.flatten(1), bias.unsqueeze(1))  # (D, B*C), of a view
+        return mixed.view(-1, *value.shape[1:])
+    return product(value.flatten(0, 1), weight.t(), bias).view(*value.shape[:2], -1)
 
 
 def _gradient_of_input(grad: Tensor, weight: Tensor, over_tokens: bool) -> Tensor:
     if over_tokens:
-        return (weight.t() @ grad.flatten(1)).view(-1, *grad.shape[1:])
-    return (grad.flatten(0, 1) @ weight).view(*grad.shape[:2], -1)
+        of_input = product(weight.t(), grad.flatten(1))
+        return of_input.view(-1, *grad.shape[1:])
+    return product(grad.flatten(0, 1), weight).view(*grad.shape[:2], -1)
 
 
 def _gradients_of_parameters(
@@ -134,6 +135,6 @@ def _gradients_of_parameters(
     """Of weight and bias."""
     if over_tokens:
         grad = grad.flatten(1)  # (D, B*C)
-        return grad @ value.flatten(1).t(), grad.sum(1)
+        return product(grad, value.flatten(1).t()), grad.sum(1)
     grad = grad.flatten(0, 1)  # (S*B, D)
-    return grad.t() @ value.flatten(0, 1), grad.sum(0)
+    return product(grad.t(), value.flatten(0, 1)), grad.sum(0)

@@ -1,0 +1,31 @@
+"""Matrix products by whichever of PyTorch's libraries is faster.
+
+On a CPU with AVX-512 that is oneDNN: for a Mixer's shapes, in fp32 on an AMD EPYC of Zen 4, it
+takes a tenth less time than MKL, which `torch.mm` calls. With AVX2 the two are equally fast.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return left (M, K) @ right (K, N), plus a bias of (N,) or (M, 1)."""
+    if not _is_faster_by_onednn(left):
+        return left @ right if bias is None else torch.addmm(bias, left, right)
+    of_columns = bias if bias is not None and bias.dim() == 1 else None
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), of_columns, "none", [], "")
+    return result if bias is of_columns else result.add_(bias)
+
+
+def _is_faster_by_onednn(left: Tensor) -> bool:
+    is_plain = left.device.type == "cpu" and left.dtype == torch.float32
+    # It would copy a transposed tensor first.
+    return is_plain and left.is_contiguous() and _has_onednn() and not torch.compiler.is_compiling()
+
+
+@cache
+def _has_onednn() -> bool:
+    is_built = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return is_built and torch.backends.cpu.get_cpu_capability() == "AVX512"
