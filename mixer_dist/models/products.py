@@ -14,9 +14,14 @@ def product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return left (M, K) @ right (K, N), plus a bias of (N,) or (M, 1)."""
     if not _is_faster_by_onednn(left):
         return left @ right if bias is None else torch.addmm(bias, left, right)
-    of_columns = bias if bias is not None and bias.dim() == 1 else None
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), of_columns, "none", [], "")
-    return result if bias is of_columns else result.add_(bias)
+    if bias is None or bias.dim() == 1:
+        return _onednn(left, right, bias)
+    return _onednn(left, right, None).add_(bias)
+
+
+def _onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.t(), bias, "none", [], "")
+    return result
 
 
 def _is_faster_by_onednn(left: Tensor) -> bool:
