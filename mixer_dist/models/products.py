@@ -25,9 +25,10 @@ def _onednn(left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _is_faster_by_onednn(left: Tensor) -> bool:
+    if torch.compiler.is_compiling() or not _has_onednn():
+        return False
     is_plain = left.device.type == "cpu" and left.dtype == torch.float32
-    # It would copy a transposed tensor first.
-    return is_plain and left.is_contiguous() and _has_onednn() and not torch.compiler.is_compiling()
+    return is_plain and left.is_contiguous()  # it would copy a transposed tensor first
 
 
 @cache
