@@ -1,7 +1,7 @@
 """Matrix products by whichever of PyTorch's libraries is faster.
 
 On a CPU with AVX-512 that is oneDNN: for a Mixer's shapes, in fp32 on an AMD EPYC of Zen 4, it
-takes a tenth less time than MKL, which `torch.mm` calls. With AVX2 the two are equally fast.
+takes a tenth less time than MKL, which `torch.mm` calls. Held to AVX2 it was no faster than MKL.
 """
 
 from functools import cache
