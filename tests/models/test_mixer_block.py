@@ -3,11 +3,15 @@
 B batch, S tokens, C channels.
 """
 
+import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.models.tiny_mixer import tiny_model
+
+
+PRODUCTS = ("mm", "addmm", "bmm", "mkldnn::_linear_pointwise")
 
 
 class Operations(TorchDispatchMode):
@@ -24,15 +28,16 @@ class Operations(TorchDispatchMode):
         return result
 
 
-def test_a_block_copies_no_activation_and_multiplies_twelve_times():
-    block = tiny_model((8, 12)).blocks[0]
-    x = torch.randn(6, 2, 16, dtype=torch.float64, requires_grad=True)  # (S, B, C)
-    gradient = torch.randn(6, 2, 16, dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])  # oneDNN may take fp32's
+def test_a_block_copies_no_activation_and_multiplies_twelve_times(dtype):
+    block = tiny_model((8, 12), dtype).blocks[0]
+    x = torch.randn(6, 2, 16, dtype=dtype, requires_grad=True)  # (S, B, C)
+    gradient = torch.randn(6, 2, 16, dtype=dtype)
     with Operations() as operations:
         block(x).backward(gradient)
     copies = {"clone", "copy_", "_to_copy", "contiguous", "permute"}
     assert not [name for name, size in operations.seen if name in copies and size >= x.numel()]
-    products = [name for name, _ in operations.seen if name in ("mm", "addmm", "bmm")]
+    products = [name for name, _ in operations.seen if name in PRODUCTS]
     assert len(products) == 4 * 3  # each map forward, and backward for its input and its weight
 
 
