@@ -10,7 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.models.tiny_mixer import tiny_model
 
-
 PRODUCTS = ("mm", "addmm", "bmm", "mkldnn::_linear_pointwise")
 
 
