@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
 
+from mixer_dist.models.fused import LAYER_NORM_EPSILON
 from mixer_dist.models.initial import initialize
 from mixer_dist.models.mixer import VARIANTS, MixerBlock, Mlp
-from mixer_dist.models.recomputed import LAYER_NORM_EPSILON, LazyLayerNorm
+from mixer_dist.models.recomputed import LazyLayerNorm
 
 NUM_TOKENS, NUM_IMAGES = 196, 2
 EXACT_BAR, COMPILED_BAR = 1e-10, 1e-5

@@ -28,13 +28,17 @@ def redacted(text: str) -> str:
     return _SIGNATURE.sub(r"\1=***", _PASSWORD.sub("***", text))
 
 
+OUT_OF_MEMORY_ON_CPU = ("can't allocate memory", "could not create a primitive")
+"""Of PyTorch, and of oneDNN that found no memory for the code of a kernel."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory did not suffice, of a GPU or a host.
 
-    By name, as torch need not be imported for it; its error on a CPU has no class of its own.
+    By name, as torch need not be imported for it; errors on a CPU have no class of their own.
     """
     is_known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return is_known or "can't allocate memory" in str(error)
+    return is_known or any(words in str(error) for words in OUT_OF_MEMORY_ON_CPU)
 
 
 class MixerError(Exception):

@@ -29,6 +29,8 @@ class Ranks:
     """A session's fork server."""
 
     def __init__(self) -> None:
+        # Else a mere question for GPUs, while the server imports, keeps them from all its ranks.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(PRELOADED)
 

@@ -15,9 +15,9 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
+from mixer_dist.models.fused import LAYER_NORM_EPSILON, Branch, added
 from mixer_dist.models.initial import initialize
 from mixer_dist.models.recomputed import (
-    LAYER_NORM_EPSILON,
     ChannelLinear,
     LazyLayerNorm,
     Normed,
@@ -70,9 +70,9 @@ class Mlp(nn.Module):
         self.fc1 = fc1
         self.fc2 = fc2
 
-    def forward(self, x: Normed) -> Tensor:
+    def forward(self, x: Normed) -> Tensor | Branch:
         """Return fc2(gelu(fc1(LayerNorm(x)))), of the shape of x."""
-        mixed: Tensor = self.fc2(self.fc1(x))  # which know what they are maps of
+        mixed: Tensor | Branch = self.fc2(self.fc1(x))  # which know what they are maps of
         return mixed
 
 
@@ -254,7 +254,9 @@ def height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def _add_branch(x: Tensor, branch: Tensor, mask: Tensor | None) -> Tensor:
+def _add_branch(x: Tensor, branch: Tensor | Branch, mask: Tensor | None) -> Tensor:
+    if isinstance(branch, Branch):
+        return added(branch, mask)
     if mask is None:
         return x + branch
     # addcmul: one pass over memory instead of the two of x + mask * branch.

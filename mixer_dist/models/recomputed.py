@@ -2,8 +2,7 @@
 
 Both are cheap to compute again in the backward pass, as no matrix product is part of them. Of a
 Mixer block that halves the memory between the passes: x and the hidden layer stay, once each.
-
-D outputs of a map. Over tokens x is (S, B, C), the result (D, B, C); over channels (S, B, D).
+On a GPU `fused` does the same in fewer passes over memory; this is what it is compared with.
 """
 
 from typing import Any, NamedTuple
@@ -11,10 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mixer_dist.models import fused
+from mixer_dist.models.fused import LAYER_NORM_EPSILON, Branch, Hidden
 from mixer_dist.models.gelu import gelu, gelu_and_gradient
-from mixer_dist.models.products import product
-
-LAYER_NORM_EPSILON = 1e-6  # Flax's default; torch's own default, 1e-5, is another model
+from mixer_dist.models.products import (
+    gradient_of_bias,
+    gradient_of_input,
+    gradient_of_weight,
+    mapped,
+)
 
 
 class Normed(NamedTuple):
@@ -44,7 +48,7 @@ class TokenLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.empty(out_features))
 
-    def forward(self, source: Normed | Tensor) -> Tensor:
+    def forward(self, source: Normed | Hidden | Tensor) -> Tensor | Hidden | Branch:
         """Return weight @ LayerNorm(x) + bias of a `Normed`, weight @ GELU(x) + bias of x."""
         return _linear(source, self.weight, self.bias, over_tokens=True)
 
@@ -59,12 +63,20 @@ class ChannelLinear(nn.Linear):
 class RecomputedChannelLinear(ChannelLinear):
     """A linear map over the last axis of a LayerNorm or a GELU."""
 
-    def forward(self, source: Normed | Tensor) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, source: Normed | Hidden | Tensor
+    ) -> Tensor | Hidden | Branch:
         """Return LayerNorm(x) @ weight.T + bias of a `Normed`, GELU(x) @ weight.T + bias of x."""
         return _linear(source, self.weight, self.bias, over_tokens=False)
 
 
-def _linear(source: Normed | Tensor, weight: Tensor, bias: Tensor, *, over_tokens: bool) -> Tensor:
+def _linear(
+    source: Normed | Hidden | Tensor, weight: Tensor, bias: Tensor, *, over_tokens: bool
+) -> Tensor | Hidden | Branch:
+    if isinstance(source, Hidden):
+        return fused.branch_of(source, weight, bias, over_tokens)
+    if isinstance(source, Normed) and fused.is_faster(source.x):
+        return fused.hidden_of(*source, weight, bias, over_tokens)
     x, *norm = source if isinstance(source, Normed) else (source, None, None)
     result: Tensor = _Recomputed.apply(  # type: ignore[no-untyped-call]
         x, *norm, weight, bias, over_tokens
@@ -92,13 +104,14 @@ class _Recomputed(torch.autograd.Function):
             value, *statistics = _layer_norm(x, norm_weight, norm_bias)
         ctx.save_for_backward(x, norm_weight, norm_bias, weight, *statistics)
         ctx.over_tokens = over_tokens
-        return _product(value, weight, bias, over_tokens)
+        return mapped(value, weight, bias, over_tokens)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, norm_bias, weight, *statistics = ctx.saved_tensors
-        of_value = _gradient_of_input(grad, weight, ctx.over_tokens)
+        over_tokens = ctx.over_tokens
+        of_value = gradient_of_input(grad, weight, over_tokens)
         if norm_weight is None:
             value, of_x = gelu_and_gradient(x, of_value)
             of_norm = None, None
@@ -107,34 +120,10 @@ class _Recomputed(torch.autograd.Function):
             of_x, *of_norm = torch.ops.aten.native_layer_norm_backward(
                 of_value, x, x.shape[-1:], *statistics, norm_weight, norm_bias, [True] * 3
             )
-        return of_x, *of_norm, *_gradients_of_parameters(grad, value, ctx.over_tokens), None
+        of_weight = gradient_of_weight(grad, value, over_tokens)
+        return of_x, *of_norm, of_weight, gradient_of_bias(grad, over_tokens), None
 
 
 def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The normed x, its means and its reciprocal deviations."""
     return torch.native_layer_norm(x, x.shape[-1:], weight, bias, LAYER_NORM_EPSILON)
-
-
-def _product(value: Tensor, weight: Tensor, bias: Tensor, over_tokens: bool) -> Tensor:
-    if over_tokens:
-        mixed = product(weight, value.flatten(1), bias.unsqueeze(1))  # (D, B*C), of a view
-        return mixed.view(-1, *value.shape[1:])
-    return product(value.flatten(0, 1), weight.t(), bias).view(*value.shape[:2], -1)
-
-
-def _gradient_of_input(grad: Tensor, weight: Tensor, over_tokens: bool) -> Tensor:
-    if over_tokens:
-        of_input = product(weight.t(), grad.flatten(1))
-        return of_input.view(-1, *grad.shape[1:])
-    return product(grad.flatten(0, 1), weight).view(*grad.shape[:2], -1)
-
-
-def _gradients_of_parameters(
-    grad: Tensor, value: Tensor, over_tokens: bool
-) -> tuple[Tensor, Tensor]:
-    """Of weight and bias."""
-    if over_tokens:
-        grad = grad.flatten(1)  # (D, B*C)
-        return product(grad, value.flatten(1).t()), grad.sum(1)
-    grad = grad.flatten(0, 1)  # (S*B, D)
-    return product(grad.t(), value.flatten(0, 1)), grad.sum(0)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 from mixer_dist import distributed
-from tests.tiny import take_steps, tiny_batch, tiny_config, tiny_engine
+from tests.tiny import NONE, Changes, take_steps, tiny_batch, tiny_config, tiny_engine
 
 
 class Outcome(NamedTuple):
@@ -16,19 +16,19 @@ class Outcome(NamedTuple):
     num_updates: int
 
 
-def short_run(engine: str, precision: str) -> Outcome:
+def short_run(engine: str, precision: str, changes: Changes = NONE) -> Outcome:
     """Six steps at world size 1 on the GPU."""
     with distributed.connected(60):
-        config = tiny_config(engine, precision)
+        config = tiny_config(engine, precision, **changes)
         trained = tiny_engine(config)
         losses = take_steps(trained, config, 0, 6)
         return Outcome(distributed.device().type, losses, trained.num_updates)
 
 
-def cpu_losses(precision: str) -> list[float]:
+def cpu_losses(precision: str, changes: Changes) -> list[float]:
     """The same steps on the CPU, computed by one process."""
     torch.cuda.is_available = lambda: False  # type: ignore[assignment]
-    return short_run("single", precision).losses
+    return short_run("single", precision, changes).losses
 
 
 def steps_ahead_of_the_gpu(engine: str) -> int:

@@ -105,7 +105,7 @@ def auto_where_the_system_refuses_more() -> tuple[int | str, list[float]]:
     """The size that `auto` comes to under a real limit, and the losses."""
     with distributed.connected(60):
         config = tiny_config("single", **LARGE)
-        take_steps(tiny_engine(config), config, 0, 1)  # starts threads, which a limit would abort
+        take_a_step_of_each_size()
         config = tiny_config("single", **LARGE | {"micro_batch_size": "auto"})
         limit_memory(address_space())
         config = with_micro_batch_size(config)
@@ -117,6 +117,7 @@ def shrunken_where_the_system_refuses_more() -> Outcome:
     """A run that a real limit meets after two steps."""
     with distributed.connected(60):
         config = tiny_config("single", **LARGE | {"micro_batch_size": 48})
+        take_a_step_of_each_size()
         trained, sizes = ShrinkingEngine(tiny_engine(config), config), set()
         before = address_space()
         with memory_for(48, sizes):
@@ -124,6 +125,13 @@ def shrunken_where_the_system_refuses_more() -> Outcome:
             limit_memory(before)
             losses += take_steps(trained, config, 2, NUM_STEPS)
         return Outcome(losses, trained.num_updates, sizes)
+
+
+def take_a_step_of_each_size() -> None:
+    """Starts threads and has oneDNN write its kernels, which a limit would refuse."""
+    for size in (48, 24, 12, 6, 4, 2):
+        config = tiny_config("single", **LARGE | {"micro_batch_size": size})
+        take_steps(tiny_engine(config), config, 0, 1)
 
 
 def address_space() -> int:
