@@ -8,7 +8,6 @@ LayerNorm, its gradient and the sums over it come of one pass, which takes the s
 S tokens, B batch, C channels, D outputs of a map.
 """
 
-import os
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -52,12 +51,7 @@ class Branch(NamedTuple):
 
 
 def is_faster(x: Tensor) -> bool:
-    """Whether this, and not `recomputed`, shall be used for x.
-
-    Only where MIXER_DIST_FUSED=1 asks for it: a short run of a tiny model differed from the CPU's.
-    """
-    if os.environ.get("MIXER_DIST_FUSED") != "1":
-        return False
+    """Whether this, and not `recomputed`, shall be used for x."""
     is_plain = x.is_cuda and x.dtype in DTYPES and not torch.compiler.is_compiling()
     return is_plain and _has_triton()
 
@@ -87,8 +81,9 @@ def branch_of(hidden: Hidden, weight: Tensor, bias: Tensor, over_tokens: bool) -
 
 def added(branch: Branch, mask: Tensor | None) -> Tensor:
     """residual + mask * (x + bias), with a mask (B,) of {0, 1}."""
+    dense = None if mask is None else mask.contiguous()  # a batch's lie image by image
     result: Tensor = _AddBranch.apply(  # type: ignore[no-untyped-call]
-        branch.residual, branch.x, branch.bias, mask, branch.over_tokens
+        branch.residual, branch.x, branch.bias, dense, branch.over_tokens
     )
     return result
 
