@@ -160,7 +160,7 @@ def shard_with(environment: dict[str, str], arguments: list[str]) -> None:
 
 
 def test_killed_on_its_way_into_a_bucket_it_goes_on_there(s3, digit_images, tmp_path):
-    source, url, options = digit_images / "test", f"{s3.new_bucket()}/x", ["--shard-mb", "0.05"]
+    source, url, options = digit_images / "test", f"{s3.new_bucket()}/x", ["--shard-mb", "0.02"]
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     arguments = [str(source), url, *options, *s3.shard_options()]
     process = fork(shard_with, environment, arguments)
