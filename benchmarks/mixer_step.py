@@ -1,9 +1,9 @@
 """python benchmarks/mixer_step.py: training steps of public Mixers beside ours, on a CPU.
 
-A step is forward, cross-entropy, backward and AdamW, of a batch of noise in fp32 on one thread.
-Ours and a peer's take turns, each first in every other round, and CPU seconds of the process are
-counted, so that whatever else the machine does bears on both. The peers come from an environment of
-their own, whose Python runs this file:
+A step is forward, cross-entropy, backward and AdamW, of a batch of noise in fp32 on one core. Ours
+and a peer's take turns, each first in every other round and after a moment in which the other's
+threads come to rest, and CPU seconds of the process are counted, so that whatever else the machine
+does bears on both. The peers come from an environment of their own, whose Python runs this file:
 
     python -m venv build/mixers
     build/mixers/bin/pip install torch==2.13.0 timm mlp-mixer-pytorch jax flax optax
@@ -22,8 +22,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"  # read when jax is imported
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,11 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bar
 
 from benchmarks.peer_models import lucidrains_mixer, timm_mixer
 from mixer_dist.models.mixer import VARIANTS, build_mixer
+from mixer_dist.train.freed_memory import keep_freed_memory
 
 NUM_CLASSES = 1000
 IMAGE_PX = 224
 BARS = {"timm": 1.0, "flax": 1.3}
 SAVED_SHARE_BAR = 0.52  # of what timm's keeps
+REST_S = 0.2  # XLA's threads look out for work that long after a step
 
 COLUMNS = (
     "model", "peer", "ours, CPU s", "peer, CPU s", "peer / ours", "quartiles", "ours, MB/image",
@@ -72,8 +72,15 @@ def main() -> int:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--batch", type=int, default=8, help="images of a step")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--keep-memory", action="store_true",
+        help="have the process keep what it frees, as `pretrain` does on a CPU; peers gain too",
+    )  # fmt: skip
     given = parser.parse_args()
     torch.set_num_threads(1)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # XLA heeds nothing else
+    if given.keep_memory:
+        keep_freed_memory()
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     pairs = [(variant, peer) for variant in given.variants for peer in given.peers]
     num_missed = sum(not compare(*pair, given.batch, given.rounds) for pair in pairs)
@@ -107,6 +114,7 @@ def alternating_seconds(
         contender.step()
     for number in range(num_rounds):
         for index in (0, 1) if number % 2 else (1, 0):
+            time.sleep(REST_S)
             began = time.process_time()
             contenders[index].step()
             seconds[index].append(time.process_time() - began)
