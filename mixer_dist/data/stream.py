@@ -7,7 +7,6 @@
 5. collate: a Batch, with its digest
 """
 
-import importlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,10 +46,9 @@ from mixer_dist.data.order import (
 from mixer_dist.data.parallel import GROUP, Ahead, mapped
 from mixer_dist.data.randaugment import randaugment
 from mixer_dist.data.run_data import order_shape, sample_order
-from mixer_dist.errors import ConfigError, DataError
+from mixer_dist.data.stages import Stage, check_positions, user_stage
+from mixer_dist.errors import ConfigError
 from mixer_dist.storage import Storage
-
-Stage = Callable[[Iterable[Sample]], Iterator[Sample]]
 
 POSITIONS_AT_ONCE = 512  # located and drawn for
 SPARE_CHUNKS = 4  # beside those of the lanes
@@ -245,7 +243,7 @@ class TrainStream:
         for step, positions in self._steps():
             mine = self._mine(positions)
             rows = list(islice(stream, len(mine)))
-            _check_positions(rows, mine, self._config.data.stages)
+            check_positions(rows, mine, self._config.data.stages)
             batch = self._batch(step, rows, mine, int(positions[-1]) + 1)
             yield batch.pinned() if distributed.device().type == "cuda" else batch
 
@@ -286,27 +284,6 @@ def _memory_line(shape: OrderShape, capacity_bytes: int, config: RunConfig, shar
     )
 
 
-def user_stage(name: str) -> Stage:
-    """The pipeline stage behind a dotted name; ConfigError where there is none."""
-    module, _, attribute = name.rpartition(".")
-    try:
-        stage: Stage = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"data.stages: cannot import {name!r} ({error})") from None
-    return stage
-
-
 def _digest(rows: Sequence[Sample], positions: NDArray[np.int64]) -> int:
     columns = (np.array([row[name] for row in rows]) for name in ("shard", "index", "crc32"))
     return batch_digest(sample_hashes(positions, *columns))
-
-
-def _check_positions(
-    rows: Sequence[Sample], expected: NDArray[np.int64], stages: Sequence[str]
-) -> None:
-    found = [row["position"] for row in rows]
-    if found != expected.tolist():
-        raise DataError(
-            f"data.stages ({', '.join(stages)}) must give each sample back once and in order: "
-            f"expected positions {expected[:3].tolist()}…, got {found[:3]}…"
-        )

@@ -13,7 +13,7 @@ from mixer_dist.checkpoint.restore import check_same_model, newest_verified
 from mixer_dist.config import RunConfig
 from mixer_dist.data.manifest import Dataset
 from mixer_dist.data.run_data import resolve_order, sample_order, training_data
-from mixer_dist.data.stream import user_stage
+from mixer_dist.data.stages import user_stage
 from mixer_dist.errors import ConfigError
 from mixer_dist.models.mixer import MlpMixer
 from mixer_dist.run_dir import (

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import NamedTuple
 
 import torch
 
 from mixer_dist import distributed
+from mixer_dist.train import torch_engine
+from mixer_dist.train.build import build_model
 from mixer_dist.train.stragglers import ForwardTimer
 from tests.tiny import NONE, Changes, take_steps, tiny_batch, tiny_config, tiny_engine
 
@@ -100,6 +103,20 @@ def recomputed_losses(engines: Sequence[str]) -> dict[str, tuple[list[float], li
             both = (config, config.model_copy(update={"engine": engine}))
             plain, again = (take_steps(tiny_engine(each), each, 0, 4) for each in both)
             found[name] = (plain, again)
+    return found
+
+
+def losses_by_unit(engine: str) -> dict[tuple[int, bool], list[float]]:
+    """Losses by how many of the 3 blocks make a unit, and whether its weights are freed between."""
+    found = {}
+    config = tiny_config(engine, "bf16")
+    with distributed.connected(60):
+        of_block = sum(p.numel() for p in build_model(config).blocks[0].parameters())
+        for num_blocks, is_freed in product((1, 2, 3), (False, True)):
+            torch_engine.UNIT_ELEMENTS = num_blocks * of_block
+            changes = {"reshard_after_forward": is_freed}
+            each = config.model_copy(update={"engine": config.engine.model_copy(update=changes)})
+            found[num_blocks, is_freed] = take_steps(tiny_engine(each), each, 0, 4)
     return found
 
 

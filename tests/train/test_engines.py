@@ -3,7 +3,10 @@
 import shutil
 
 import pytest
+import torch
 
+from mixer_dist.models.mixer import build_mixer
+from mixer_dist.train.torch_engine import units
 from tests.ranks import Ranks
 from tests.train import engine_cases
 from tests.train.engine_cases import Skip
@@ -64,6 +67,22 @@ def test_blocks_that_are_computed_again_give_the_same_losses(ranks):
     for of_rank in ranks.run(2, engine_cases.recomputed_losses, ("fsdp", "zero1", "zero3")):
         for engine, (plain, again) in of_rank.items():
             assert again == plain, engine
+
+
+def test_small_blocks_make_one_unit_and_large_ones_each_their_own():
+    def of(variant: str) -> list[int]:
+        with torch.device("meta"):
+            return [len(unit) for unit in units(build_mixer(variant, num_classes=10))]
+
+    assert of("S/16") == [5, 3, 1]  # the last is all that is in no block
+    assert of("B/16") == [3, 3, 3, 3, 1]
+    assert of("H/14") == [1] * 33
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp", "hsdp"])
+def test_how_many_blocks_make_a_unit_changes_no_loss(ranks, engine):
+    for of_rank in ranks.run(2, engine_cases.losses_by_unit, engine):
+        assert len({tuple(losses) for losses in of_rank.values()}) == 1, of_rank
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of CPU kernels needs g++")

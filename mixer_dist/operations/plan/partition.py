@@ -19,7 +19,7 @@ from mixer_dist.operations.plan.micro_batch import shallow_model
 from mixer_dist.operations.plan.setup import Setup
 from mixer_dist.train.build import model_dimensions
 from mixer_dist.train.optim import parameter_groups
-from mixer_dist.train.torch_engine import shard
+from mixer_dist.train.torch_engine import blocks_of_unit, shard
 
 PERSISTENT_NUMEL = 100_000  # smaller parameters ZeRO-3 leaves gathered
 
@@ -42,7 +42,15 @@ class Sizes:
 
     @property
     def units(self) -> list[int]:
-        """What is gathered and reduced together, in the order of backward."""
+        """What fully_shard gathers and reduces together, in the order of backward."""
+        size = blocks_of_unit(self.block)
+        num_whole, num_left = divmod(self.num_blocks, size)
+        left = [num_left * self.block] * bool(num_left)
+        return [*left, *[size * self.block] * num_whole, self.rest]
+
+    @property
+    def modules(self) -> list[int]:
+        """What ZeRO-3 gathers together, in the order of backward."""
         return [self.block] * self.num_blocks + [self.rest]
 
 

@@ -123,7 +123,7 @@ def zero_communication(setup: Setup, passes: Passes, sizes: Sizes) -> tuple[floa
     _, group = groups(setup.mesh, setup.card)
     whole, num_times = sizes.whole, setup.grad_accum_steps
     if setup.engine == "zero3":
-        gathers = [gather_s(setup.compute_bytes * unit, group, setup) for unit in sizes.units]
+        gathers = [gather_s(setup.compute_bytes * unit, group, setup) for unit in sizes.modules]
         reducing = gather_s(FP32_BYTES * whole, group, setup)
         hidden = min(sum(gathers) - gathers[-1], passes.forward)
         seconds = num_times * (sum(gathers) + reducing)
