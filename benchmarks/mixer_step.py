@@ -14,6 +14,7 @@ a bar is missed.
 """
 
 import argparse
+import math
 import os
 import statistics
 import sys
@@ -96,9 +97,10 @@ def compare(variant: str, peer: str, num_images: int, num_rounds: int) -> bool:
     ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
     low, ratio, high = statistics.quantiles(ratios, n=4)
     saved = [contender.saved_mb for contender in contenders]
+    of_peer = "–" if math.isnan(saved[1]) else f"{saved[1]:.1f}"
     print(
         f"| {variant} | {peer} | {statistics.median(mine):.3f} | {statistics.median(theirs):.3f} "
-        f"| {ratio:.3f} | {low:.3f}–{high:.3f} | {saved[0]:.1f} | {saved[1]:.1f} |",
+        f"| {ratio:.3f} | {low:.3f}–{high:.3f} | {saved[0]:.1f} | {of_peer} |",
         flush=True,
     )
     is_small = peer != "timm" or saved[0] <= SAVED_SHARE_BAR * saved[1]

@@ -1,0 +1,103 @@
+"""python benchmarks/host_time.py: what the host spends on a step, whatever the GPU does meanwhile.
+
+A model of B/16's 12 blocks is so small that it computes next to nothing: what remains of a step is
+Python, autograd, fully_shard and the issuing of kernels. Each block alone as a unit of fully_shard
+takes turns with units as a run has them, and CPU time of the process is counted. `plan` takes the
+time a kernel as its launch_s.
+
+Prints a Markdown table.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from itertools import chain, pairwise
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare checkout
+
+from mixer_dist import distributed
+from mixer_dist.config import RunConfig
+from mixer_dist.data.batch import Batch
+from mixer_dist.operations.plan.micro_batch import micro_batch
+from mixer_dist.train import torch_engine
+from mixer_dist.train.build import build_engine, build_model
+from mixer_dist.train.drawn_batch import drawn_batch
+from mixer_dist.train.engine import Engine
+from tests.tiny import tiny_config
+
+NUM_BLOCKS = 12
+UNIT_ELEMENTS = {"each block alone": 1, "as a run has them": torch_engine.UNIT_ELEMENTS}
+WARM_UP_STEPS = 5
+COLUMNS = ("precision", "units", "CPU ms a step", "quartiles", "kernels", "µs a kernel")
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=100, help="of each, in ten turns")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    with distributed.connected(60):
+        for precision in torch_engine.DTYPES:
+            compare(shallow_config(precision), given.steps)
+    return 0
+
+
+def shallow_config(precision: str) -> RunConfig:
+    """B/16's depth and nothing of its width."""
+    return tiny_config(
+        "single", precision, global_batch_size=2, micro_batch_size=2, augment={"mixup": 0.0},
+        model={
+            "image_size": 32, "patch_size": 16, "hidden_dim": 32, "num_blocks": NUM_BLOCKS,
+            "tokens_mlp_dim": 16, "channels_mlp_dim": 64, "num_classes": 10,
+        },
+    )  # fmt: skip
+
+
+def compare(config: RunConfig, num_steps: int) -> None:
+    """Print a row for each way to cut the blocks into units."""
+    engines, batch = engines_by_unit(config), drawn_batch(config).to(distributed.device())
+    for engine in engines.values():
+        step_ms(engine, batch, WARM_UP_STEPS)
+    turns = [
+        {name: step_ms(engine, batch, num_steps // 10) for name, engine in engines.items()}
+        for _ in range(10)
+    ]
+    work = micro_batch(config, config.global_batch_size)
+    num_kernels = work.forward.total() + work.backward.total()
+    for name in engines:
+        low, middle, high = statistics.quantiles(chain(*(turn[name] for turn in turns)), n=4)
+        print(
+            f"| {config.engine.precision} | {name} | {middle:.1f} | {low:.1f}–{high:.1f} "
+            f"| {num_kernels} | {1000 * middle / num_kernels:.0f} |",
+            flush=True,
+        )
+
+
+def engines_by_unit(config: RunConfig) -> dict[str, Engine]:
+    """The same engine with small and with large units."""
+    engines = {}
+    for name, num_elements in UNIT_ELEMENTS.items():
+        torch_engine.UNIT_ELEMENTS = num_elements
+        engines[name] = build_engine(config, build_model(config))
+    return engines
+
+
+def step_ms(engine: Engine, batch: Batch, num_steps: int) -> list[float]:
+    """CPU milliseconds of each step."""
+    marks = [time.process_time()]
+    for _ in range(num_steps):
+        engine.train_step(batch, 1e-4)
+        marks.append(time.process_time())
+    return [1000 * (after - before) for before, after in pairwise(marks)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
