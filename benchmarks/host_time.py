@@ -1,9 +1,9 @@
 """python benchmarks/host_time.py: what the host spends on a step, whatever the GPU does meanwhile.
 
 A model of B/16's 12 blocks is so small that it computes next to nothing: what remains of a step is
-Python, autograd, fully_shard and the issuing of kernels. Each block alone as a unit of fully_shard
-takes turns with units as a run has them, and CPU time of the process is counted. `plan` takes the
-time a kernel as its launch_s.
+Python, autograd, fully_shard and the issuing of kernels. Units of three blocks, as B/16 has them,
+take turns with each block as a unit of its own; CPU time of the process is counted. What a unit
+costs more is `plan`'s unit_s, what is left for each kernel its launch_s.
 
 Prints a Markdown table.
 """
@@ -30,9 +30,9 @@ from mixer_dist.train.engine import Engine
 from tests.tiny import tiny_config
 
 NUM_BLOCKS = 12
-UNIT_ELEMENTS = {"each block alone": 1, "as a run has them": torch_engine.UNIT_ELEMENTS}
+BLOCKS_OF_UNIT = (1, 3)
 WARM_UP_STEPS = 5
-COLUMNS = ("precision", "units", "CPU ms a step", "quartiles", "kernels", "µs a kernel")
+COLUMNS = ("precision", "blocks a unit", "units", "CPU ms a step", "quartiles")
 
 
 def main() -> int:
@@ -62,31 +62,51 @@ def shallow_config(precision: str) -> RunConfig:
 
 
 def compare(config: RunConfig, num_steps: int) -> None:
-    """Print a row for each way to cut the blocks into units."""
+    """Print a row for each way to cut the blocks into units, and what follows from them."""
     engines, batch = engines_by_unit(config), drawn_batch(config).to(distributed.device())
     for engine in engines.values():
         step_ms(engine, batch, WARM_UP_STEPS)
     turns = [
-        {name: step_ms(engine, batch, num_steps // 10) for name, engine in engines.items()}
+        {size: step_ms(engine, batch, num_steps // 10) for size, engine in engines.items()}
         for _ in range(10)
     ]
-    work = micro_batch(config, config.global_batch_size)
-    num_kernels = work.forward.total() + work.backward.total()
-    for name in engines:
-        low, middle, high = statistics.quantiles(chain(*(turn[name] for turn in turns)), n=4)
+    medians = {}
+    for size in engines:
+        low, medians[size], high = statistics.quantiles(chain(*(t[size] for t in turns)), n=4)
         print(
-            f"| {config.engine.precision} | {name} | {middle:.1f} | {low:.1f}–{high:.1f} "
-            f"| {num_kernels} | {1000 * middle / num_kernels:.0f} |",
+            f"| {config.engine.precision} | {size} | {num_units(size)} | {medians[size]:.1f} "
+            f"| {low:.1f}–{high:.1f} |",
             flush=True,
         )
+    print_rates(config, medians)
 
 
-def engines_by_unit(config: RunConfig) -> dict[str, Engine]:
+def print_rates(config: RunConfig, medians: dict[int, float]) -> None:
+    """What a unit costs, and each kernel beside."""
+    one, several = BLOCKS_OF_UNIT
+    unit_ms = (medians[one] - medians[several]) / (num_units(one) - num_units(several))
+    work = micro_batch(config, config.global_batch_size)
+    num_kernels = work.forward.total() + work.backward.total()
+    kernel_ms = (medians[several] - num_units(several) * unit_ms) / num_kernels
+    print(
+        f"| {config.engine.precision} | | a unit: {1000 * unit_ms:.0f} µs "
+        f"| each of {num_kernels} kernels: {1000 * kernel_ms:.0f} µs | |"
+    )
+
+
+def num_units(size: int) -> int:
+    """Those of blocks, and what is in no block."""
+    return -(-NUM_BLOCKS // size) + 1
+
+
+def engines_by_unit(config: RunConfig) -> dict[int, Engine]:
     """The same engine with small and with large units."""
     engines = {}
-    for name, num_elements in UNIT_ELEMENTS.items():
-        torch_engine.UNIT_ELEMENTS = num_elements
-        engines[name] = build_engine(config, build_model(config))
+    for size in BLOCKS_OF_UNIT:
+        model = build_model(config)
+        of_block = sum(p.numel() for p in model.blocks[0].parameters())
+        torch_engine.LEAST_UNIT_ELEMENTS = size * of_block
+        engines[size] = build_engine(config, model)
     return engines
 
 

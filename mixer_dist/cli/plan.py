@@ -25,7 +25,7 @@ CALIBRATION = """
 FILE of --calibrate is what `mixer-dist bench … --json` prints, or a JSON object with any of these,
 measured on your machines:
   matmul_efficiency, memory_efficiency     shares of the card's peaks that kernels reach
-  launch_s                                 seconds in which the host issues a kernel
+  launch_s, unit_s                         host's seconds a kernel, and a unit of fully_shard
   activation_bytes_per_image               peak of what forward and backward allocate
   reserve_bytes                            GPU memory of CUDA, NCCL, cuBLAS and fragments
   node_bytes_per_s, network_bytes_per_s    bus bandwidth a GPU, within a node and between nodes

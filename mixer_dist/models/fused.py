@@ -9,6 +9,7 @@ S tokens, B batch, C channels, D outputs of a map.
 """
 
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,8 +53,8 @@ class Branch(NamedTuple):
 
 def is_faster(x: Tensor) -> bool:
     """Whether this, and not `recomputed`, shall be used for x."""
-    is_plain = x.is_cuda and x.dtype in DTYPES and not torch.compiler.is_compiling()
-    return is_plain and _has_triton()
+    is_plain = x.dtype in DTYPES and not torch.compiler.is_compiling()
+    return is_plain and (x.is_meta or (x.is_cuda and _has_triton()))
 
 
 def hidden_of(
@@ -100,7 +101,7 @@ class _NormMap(torch.autograd.Function):
         weight: Tensor,
         over_tokens: bool,
     ) -> tuple[Tensor, Tensor]:
-        value, *statistics = _kernels().layer_norm(x, norm_weight, norm_bias, LAYER_NORM_EPSILON)
+        value, *statistics = _kernels(x).layer_norm(x, norm_weight, norm_bias, LAYER_NORM_EPSILON)
         ctx.save_for_backward(x, norm_weight, norm_bias, weight, *statistics)
         ctx.over_tokens = over_tokens
         return mapped(value, weight, None, over_tokens), x.view_as(x)
@@ -110,7 +111,7 @@ class _NormMap(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, of_residual: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, norm_bias, weight, *statistics = ctx.saved_tensors
         of_value = gradient_of_input(grad, weight, ctx.over_tokens)
-        value, of_x, *of_norm = _kernels().layer_norm_backward(
+        value, of_x, *of_norm = _kernels(x).layer_norm_backward(
             of_value, of_residual.contiguous(), x, norm_weight, norm_bias, *statistics
         )
         return of_x, *of_norm, gradient_of_weight(grad, value, ctx.over_tokens), None
@@ -123,7 +124,7 @@ class _GeluMap(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, bias: Tensor, weight: Tensor, over_tokens: bool) -> Tensor:
         ctx.save_for_backward(x, bias, weight)
         ctx.over_tokens = over_tokens
-        value = _kernels().gelu(x, bias, over_tokens)
+        value = _kernels(x).gelu(x, bias, over_tokens)
         return mapped(value, weight, None, over_tokens)
 
     @staticmethod
@@ -131,7 +132,7 @@ class _GeluMap(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, bias, weight = ctx.saved_tensors
         of_value = gradient_of_input(grad, weight, ctx.over_tokens)
-        value, of_x, of_bias = _kernels().gelu_backward(of_value, x, bias, ctx.over_tokens)
+        value, of_x, of_bias = _kernels(x).gelu_backward(of_value, x, bias, ctx.over_tokens)
         return of_x, of_bias, gradient_of_weight(grad, value, ctx.over_tokens), None
 
 
@@ -149,7 +150,7 @@ class _AddBranch(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(mask)
         ctx.over_tokens = over_tokens
-        return _kernels().add_branch(residual, x, bias, mask, over_tokens)  # type: ignore[no-any-return]
+        return _kernels(x).add_branch(residual, x, bias, mask, over_tokens)  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
@@ -165,9 +166,12 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-@cache
-def _kernels() -> "ModuleType":
-    """Imported where they are used: a machine without a GPU needs no Triton."""
-    from mixer_dist.models import kernels
+def _kernels(x: Tensor) -> "ModuleType":
+    """Those of a GPU, or their stand-ins where x has no values."""
+    return _imported("kernel_shapes" if x.is_meta else "kernels")
 
-    return kernels
+
+@cache
+def _imported(name: str) -> "ModuleType":
+    """Imported where it is used: a machine without a GPU needs no Triton."""
+    return import_module(f"mixer_dist.models.{name}")

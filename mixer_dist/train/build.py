@@ -15,7 +15,6 @@ from mixer_dist.models.initial import initialize
 from mixer_dist.models.mixer import VARIANTS, MlpMixer, depth_rates
 from mixer_dist.storage import Storage
 from mixer_dist.train.engine import Engine
-from mixer_dist.train.freed_memory import keep_freed_memory
 from mixer_dist.train.torch_engine import TorchEngine, mesh_shape
 
 
@@ -45,8 +44,6 @@ def build_engine(config: RunConfig, model: MlpMixer) -> Engine:
     """The engine that the configuration names, around a model. All ranks must call this."""
     micro_batch_size, grad_accum_steps = micro_batch_shape(config, distributed.world_size())
     fit_blocks(config.engine, model)
-    if distributed.device().type == "cpu":
-        keep_freed_memory()
     if config.engine.name.startswith("zero"):
         from mixer_dist.train.zero_engine import ZeroEngine  # DeepSpeed takes seconds to import
 

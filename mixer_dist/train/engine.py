@@ -53,6 +53,10 @@ class Engine(Protocol):
         """Bring all else up to the pieces, once they were read. All ranks must call this."""
         ...
 
+    def close(self) -> None:
+        """Let its memory go with the last reference to it; after that it cannot train."""
+        ...
+
     def replicas(self) -> Iterator[tuple[str, Tensor]]:
         """What other ranks hold too, bit by bit, by name; nothing where no rank does."""
         ...

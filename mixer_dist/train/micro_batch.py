@@ -13,6 +13,7 @@ from mixer_dist.data.stream import micro_batch_shape
 from mixer_dist.errors import MixerError, is_out_of_memory
 from mixer_dist.train.build import build_engine, empty_model
 from mixer_dist.train.drawn_batch import drawn_batch
+from mixer_dist.train.freed_memory import give_back_freed_memory
 
 ALONE_S = 30.0  # that other ranks have to run out of memory too
 LEAST = 2  # mixup mixes pairs
@@ -103,6 +104,8 @@ def free_memory() -> None:
     gc.collect()
     if distributed.device().type == "cuda":
         torch.cuda.empty_cache()
+    else:
+        give_back_freed_memory()
 
 
 def halved(size: int) -> int:
@@ -116,4 +119,7 @@ def _step(config: RunConfig) -> None:
         for parameter in model.parameters():
             parameter.zero_()
     engine = build_engine(config, model)
-    engine.train_step(drawn_batch(config).to(distributed.device()), learning_rate=0.0)
+    try:
+        engine.train_step(drawn_batch(config).to(distributed.device()), learning_rate=0.0)
+    finally:
+        engine.close()

@@ -19,6 +19,7 @@ from mixer_dist.train.build import build_engine, build_stream
 from mixer_dist.train.checkpoint_schedule import CheckpointSchedule
 from mixer_dist.train.description import describe
 from mixer_dist.train.engine import Engine
+from mixer_dist.train.freed_memory import keep_freed_memory
 from mixer_dist.train.garbage import GarbageCollection
 from mixer_dist.train.optim import scheduled_rate
 from mixer_dist.train.progress import Progress
@@ -73,6 +74,8 @@ def train_run(
 def train(run: Run, engine: Engine, stop_requests: StopRequests, watchdog: Watchdog) -> None:
     """The loop over batches. All ranks must call this."""
     config, device, vote = run.config, distributed.device(), distributed.Vote()
+    if device.type == "cpu":
+        keep_freed_memory()
     recent = recent_updates(run)
     guard_updates(run, engine, recent)
     timer = ForwardTimer(engine)

@@ -64,6 +64,10 @@ class ShrinkingEngine:
         """Bring all else up to the pieces, once they were read. All ranks must call this."""
         self._engine.refresh(num_updates)
 
+    def close(self) -> None:
+        """Let its memory go with the last reference to it; after that it cannot train."""
+        self._engine.close()
+
     def replicas(self) -> Iterator[tuple[str, Tensor]]:
         """What other ranks hold too, bit by bit, by name; nothing where no rank does."""
         return self._engine.replicas()
@@ -116,6 +120,7 @@ class ShrinkingEngine:
         self.before_update()  # a save may still be copying from what is dropped now
         state = [piece.tensor.to("cpu", copy=True) for piece in self._engine.pieces()]
         num_updates = self._engine.num_updates
+        self._engine.close()
         del self._engine
         free_memory()
         self._engine = self._driven(build_engine(self._config, build_model(self._config)))

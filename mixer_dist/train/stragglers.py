@@ -6,7 +6,8 @@ wait for data, and one matrix product of a block, in which no rank waits for ano
 
 import statistics
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,8 @@ class ForwardTimer:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._module: nn.Module | None = None
+        # Not kept alive: an engine that was too large for memory has to go as a whole.
+        self._module: Callable[[], nn.Module | None] = lambda: None
         self._began: Any = None
         self._spans: list[tuple[Any, Any]] = []
         self._follow()
@@ -51,10 +53,11 @@ class ForwardTimer:
 
     def _follow(self) -> None:
         """Hook into the module, which is another one once micro-batches have shrunk."""
-        if self._engine.timed_module is not self._module:
-            self._module = self._engine.timed_module
-            self._module.register_forward_pre_hook(self._begin)
-            self._module.register_forward_hook(self._end, prepend=True)  # before anything is freed
+        module = self._engine.timed_module
+        if module is not self._module():
+            self._module = weakref.ref(module)
+            module.register_forward_pre_hook(self._begin)
+            module.register_forward_hook(self._end, prepend=True)  # before anything is freed
 
     def _begin(self, *_: Any) -> None:
         self._began = _now()

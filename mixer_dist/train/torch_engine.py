@@ -1,6 +1,7 @@
 """PyTorch's own sharding: single, ddp, fsdp and hsdp are mesh shapes of one fully_shard path."""
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -21,7 +22,7 @@ from mixer_dist.train.optim import build_optimizer, create_moments
 from mixer_dist.train.stragglers import timed_module
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-UNIT_ELEMENTS = 10_000_000  # of weights that are gathered together, where a block has fewer
+LEAST_UNIT_ELEMENTS = 10_000_000  # of weights gathered together: as many blocks as that takes
 
 
 def mesh_shape(engine: EngineConfig, world_size: int) -> tuple[int, int]:
@@ -50,13 +51,13 @@ class TorchEngine:
         self._dtype = DTYPES[config.engine.precision]
         self.shapes = {fqn: tuple(p.shape) for fqn, p in model.named_parameters()}
         self._model = model.to(distributed.device())
-        self._mesh = shard(self._model, config)
+        self._mesh = partition(self._model, config)
         # Names are taken now: after a forward the module may list gathered stand-ins.
         self._parameters = dict(model.named_parameters())
         # As plain tensors of the same memory: DTensor knows no fused SGD, and costs the host time.
-        self._shards = {fqn: nn.Parameter(local(p)) for fqn, p in self._parameters.items()}
-        self._optimizer = build_optimizer(self._shards.items(), config.optimizer)
-        create_moments(self._optimizer, self._shards.values())
+        self._partitions = {fqn: nn.Parameter(local(p)) for fqn, p in self._parameters.items()}
+        self._optimizer = build_optimizer(self._partitions.items(), config.optimizer)
+        create_moments(self._optimizer, self._partitions.values())
         self._num_updates = torch.zeros((), device=distributed.device())
 
     def train_step(self, batch: Batch, learning_rate: float) -> StepResult:
@@ -91,19 +92,17 @@ class TorchEngine:
 
     def _clip_gradients(self) -> Tensor:
         """Scale gradients to the maximal global norm; the norm before."""
-        shards = list(self._shards.values())
-        norm = nn.utils.get_total_norm([s.grad for s in shards if s.grad is not None])
+        partitions = list(self._partitions.values())
+        norm = nn.utils.get_total_norm([p.grad for p in partitions if p.grad is not None])
         if self._mesh.size(1) > 1:
-            squares = norm.square()
-            dist.all_reduce(squares, group=self._mesh.get_group("dp_shard"))
-            norm = squares.sqrt()
-        nn.utils.clip_grads_with_norm_(shards, self._config.optimizer.max_grad_norm, norm)
+            norm = norm_of(norm, self._mesh.get_group("dp_shard"))
+        nn.utils.clip_grads_with_norm_(partitions, self._config.optimizer.max_grad_norm, norm)
         return norm
 
     def _hand_over_gradients(self) -> None:
         """From the sharded parameters, where they are reduced, to what the optimizer knows."""
         for fqn, parameter in self._parameters.items():
-            self._shards[fqn].grad = None if parameter.grad is None else local(parameter.grad)
+            self._partitions[fqn].grad = None if parameter.grad is None else local(parameter.grad)
             parameter.grad = None
 
     def pieces(self) -> Iterator[Piece]:
@@ -138,6 +137,9 @@ class TorchEngine:
             if isinstance(module, FSDPModule):
                 module.reshard()  # gathered copies would still be the old weights
 
+    def close(self) -> None:
+        """Nothing else refers to what it holds."""
+
     def _send_to_replicas(self) -> None:
         """Each piece from the rank that read it to those that hold the same range."""
         group = self._mesh.get_group("dp_replicate")
@@ -153,37 +155,52 @@ class TorchEngine:
 
     def _held(self) -> Iterator[Piece]:
         for fqn, parameter in self._parameters.items():
-            start, stop = shard_range(parameter)
+            start, stop = partition_range(parameter)
             if start < stop:
-                held = Range(fqn, start, stop, self._shards[fqn], 0)
+                held = Range(fqn, start, stop, self._partitions[fqn], 0)
                 yield from pieces_of(held, self._optimizer, self._config.optimizer.name)
 
 
-def shard(model: MlpMixer, config: RunConfig) -> DeviceMesh:
-    """Shard the blocks, then the rest, over the engine's mesh; the mesh."""
+def partition(model: MlpMixer, config: RunConfig) -> DeviceMesh:
+    """Cut the weights of blocks, then the rest, over the engine's mesh; the mesh."""
     shape = mesh_shape(config.engine, distributed.world_size())
-    device = distributed.device().type
-    mesh = init_device_mesh(device, shape, mesh_dim_names=("dp_replicate", "dp_shard"))
+    mesh = build_mesh(dist.group.WORLD, distributed.device().type, shape)
+    # On both axes it would reduce over a replica that is alone, too.
+    axes = mesh if shape[0] > 1 else mesh["dp_shard"]
     policy = MixedPrecisionPolicy(DTYPES[config.engine.precision], torch.float32)
     reshard = config.engine.reshard_after_forward
     for unit in units(model):
-        fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard)
+        fully_shard(unit, mesh=axes, mp_policy=policy, reshard_after_forward=reshard)
     return mesh
+
+
+@lru_cache(maxsize=1)
+def build_mesh(world: dist.ProcessGroup, device: str, shape: tuple[int, int]) -> DeviceMesh:
+    """The mesh of these ranks; the same one for each engine tried, as its groups stay for good."""
+    return init_device_mesh(device, shape, mesh_dim_names=("dp_replicate", "dp_shard"))
 
 
 def units(model: MlpMixer) -> list[list[nn.Module]]:
     """Consecutive blocks whose weights are gathered, and gradients reduced, as one; then the rest.
 
-    Each time costs the host half a millisecond and the network its latency, whatever the size.
+    Each time costs the host 0.4 ms (host_time.md) and the network its latency, whatever the size.
     """
     blocks: list[nn.Module] = list(model.blocks)
-    size = blocks_of_unit(sum(p.numel() for p in blocks[0].parameters()))
+    size = num_blocks_of_unit(sum(p.numel() for p in blocks[0].parameters()))
     return [*(blocks[start : start + size] for start in range(0, len(blocks), size)), [model]]
 
 
-def blocks_of_unit(elements_of_block: int) -> int:
-    """How many blocks make up a unit."""
-    return -(-UNIT_ELEMENTS // elements_of_block)
+def num_blocks_of_unit(num_elements: int) -> int:
+    """How many blocks of so many elements make up a unit."""
+    return -(-LEAST_UNIT_ELEMENTS // num_elements)
+
+
+def norm_of(norm: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """The norm of all ranks' values from each one's own, the same bits on every rank."""
+    norms = norm.new_empty(group.size())
+    dist.all_gather_into_tensor(norms, norm.unsqueeze(0), group=group)
+    whole: Tensor = torch.linalg.vector_norm(norms)
+    return whole
 
 
 def set_gradient_sync(model: nn.Module, is_last: bool) -> None:
@@ -192,7 +209,7 @@ def set_gradient_sync(model: nn.Module, is_last: bool) -> None:
     model.set_requires_gradient_sync(is_last)
 
 
-def shard_range(parameter: nn.Parameter) -> tuple[int, int]:
+def partition_range(parameter: nn.Parameter) -> tuple[int, int]:
     """The flat range of this rank's rows: dim 0 cut as torch.chunk cuts it, the last ones short."""
     if not isinstance(parameter, DTensor):
         return 0, parameter.numel()

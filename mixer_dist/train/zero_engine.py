@@ -99,6 +99,10 @@ class ZeroEngine:
             self._engine.step()  # updates after the last micro-batch
         return StepResult(total, *self._norm_and_skip(total))
 
+    def close(self) -> None:
+        """Take DeepSpeed's hooks away, which keep it in memory; stage 3 keeps its weights still."""
+        self._engine.destroy()
+
     def _backward(self, micro: Batch) -> Tensor:
         dtype = next(iter(self._parameters.values())).dtype
         loss = summed_loss(self._engine, micro, self._config.loss, dtype)

@@ -109,11 +109,12 @@ def recomputed_losses(engines: Sequence[str]) -> dict[str, tuple[list[float], li
 def losses_by_unit(engine: str) -> dict[tuple[int, bool], list[float]]:
     """Losses by how many of the 3 blocks make a unit, and whether its weights are freed between."""
     found = {}
-    config = tiny_config(engine, "bf16")
+    clipped = {"learning_rate": 3e-3, "max_grad_norm": 0.1}
+    config = tiny_config(engine, "bf16", optimizer=clipped)
     with distributed.connected(60):
         of_block = sum(p.numel() for p in build_model(config).blocks[0].parameters())
         for num_blocks, is_freed in product((1, 2, 3), (False, True)):
-            torch_engine.UNIT_ELEMENTS = num_blocks * of_block
+            torch_engine.LEAST_UNIT_ELEMENTS = num_blocks * of_block
             changes = {"reshard_after_forward": is_freed}
             each = config.model_copy(update={"engine": config.engine.model_copy(update=changes)})
             found[num_blocks, is_freed] = take_steps(tiny_engine(each), each, 0, 4)

@@ -1,6 +1,8 @@
 """What runs on each rank in test_micro_batch.py: memory that lasts for so many images only."""
 
+import gc
 import resource
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -68,10 +70,12 @@ def shrunken(engine: str, num_images: int) -> Outcome:
     with distributed.connected(60):
         config = tiny_config(engine, micro_batch_size=20)
         trained = ShrinkingEngine(tiny_engine(config), config)
-        timer = ForwardTimer(trained)
+        timer, first = ForwardTimer(trained), weakref.ref(trained.timed_module)
         losses, sizes = take_steps(trained, config, 0, 2), set()
         with memory_for(num_images, sizes):
             losses += take_steps(trained, config, 2, NUM_STEPS - 1)
+            gc.collect()
+            assert first() is None, "the engine that was too large is still in memory"
             timer.take()
             losses += take_steps(trained, config, NUM_STEPS - 1, NUM_STEPS)
         return Outcome(losses, trained.num_updates, sizes, timer.take())

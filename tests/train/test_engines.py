@@ -79,6 +79,16 @@ def test_small_blocks_make_one_unit_and_large_ones_each_their_own():
     assert of("H/14") == [1] * 33
 
 
+@pytest.mark.parametrize(
+    ("engine", "world_size"),
+    [*((engine, size) for engine in ("ddp", "fsdp", "zero3") for size in (2, 3)), ("hsdp", 4)],
+)
+def test_the_gradient_norm_is_that_of_one_process(ranks, engine, world_size):
+    expected = ranks.run(1, engine_cases.grad_norms, "single")[0]
+    for norms in ranks.run(world_size, engine_cases.grad_norms, engine):
+        assert norms == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("engine", ["ddp", "fsdp", "hsdp"])
 def test_how_many_blocks_make_a_unit_changes_no_loss(ranks, engine):
     for of_rank in ranks.run(2, engine_cases.losses_by_unit, engine):

@@ -15,6 +15,7 @@ from mixer_dist.operations.bench.stopwatch import seconds_of
 from mixer_dist.operations.plan.micro_batch import MicroBatch, image_flops, micro_batch
 from mixer_dist.train.build import build_engine, build_model, model_dimensions
 from mixer_dist.train.drawn_batch import drawn_batch
+from mixer_dist.train.freed_memory import keep_freed_memory
 
 
 def measure_step(config: RunConfig, num_steps: int, trace: str | None = None) -> Measured:
@@ -25,6 +26,8 @@ def measure_step(config: RunConfig, num_steps: int, trace: str | None = None) ->
     size, _ = micro_batch_shape(config, distributed.world_size())
     engine = build_engine(config, build_model(config))
     batch = drawn_batch(config).to(distributed.device())
+    if distributed.device().type == "cpu":
+        keep_freed_memory()  # as a run does
 
     def step() -> None:
         engine.train_step(batch, learning_rate=0.0)  # weights stay as they are

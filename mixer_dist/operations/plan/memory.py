@@ -112,10 +112,10 @@ def _torch_copies(setup: Setup, kept: int) -> tuple[int, int, int]:
     """Gathered weights, gradients and buffers under fully_shard, whose ddp gathers as well."""
     sizes, width = sizes_of(setup.config), setup.compute_bytes
     is_freed = setup.config.engine.reshard_after_forward
-    two_units = min(2 * max(sizes.units[:-1]) + sizes.rest, sizes.whole)
+    two_units = min(2 * max(sizes.unit_elements[:-1]) + sizes.rest, sizes.whole)
     gathered = width * (two_units if is_freed else sizes.whole)
     # One unit on its way in while another is used; one reduced while the next one's are made.
-    buffers = (2 * width + FP32_BYTES) * max(sizes.units)
+    buffers = (2 * width + FP32_BYTES) * max(sizes.unit_elements)
     return gathered, _reduced_in_last(setup, kept), buffers
 
 

@@ -19,7 +19,7 @@ from mixer_dist.operations.plan.micro_batch import shallow_model
 from mixer_dist.operations.plan.setup import Setup
 from mixer_dist.train.build import model_dimensions
 from mixer_dist.train.optim import parameter_groups
-from mixer_dist.train.torch_engine import blocks_of_unit, shard
+from mixer_dist.train.torch_engine import num_blocks_of_unit, partition
 
 PERSISTENT_NUMEL = 100_000  # smaller parameters ZeRO-3 leaves gathered
 
@@ -41,15 +41,15 @@ class Sizes:
         return self.num_blocks * self.block + self.rest
 
     @property
-    def units(self) -> list[int]:
+    def unit_elements(self) -> list[int]:
         """What fully_shard gathers and reduces together, in the order of backward."""
-        size = blocks_of_unit(self.block)
+        size = num_blocks_of_unit(self.block)
         num_whole, num_left = divmod(self.num_blocks, size)
         left = [num_left * self.block] * bool(num_left)
         return [*left, *[size * self.block] * num_whole, self.rest]
 
     @property
-    def modules(self) -> list[int]:
+    def zero3_elements(self) -> list[int]:
         """What ZeRO-3 gathers together, in the order of backward."""
         return [self.block] * self.num_blocks + [self.rest]
 
@@ -73,7 +73,7 @@ def kept_elements(setup: Setup) -> int:
         return _kept_by_zero(setup)
     model = shallow_model(setup.config.model, num_blocks=1)
     with fake_ranks(setup.num_gpus):
-        shard(model, setup.config)
+        partition(model, setup.config)
         in_block = sum(local(p).numel() for p in model.blocks.parameters())
         all_but_one = sum(local(p).numel() for p in model.parameters()) - in_block
     return all_but_one + in_block * int(model_dimensions(setup.config.model)["num_blocks"])

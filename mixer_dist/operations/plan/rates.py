@@ -21,12 +21,15 @@ Efficiency = Annotated[float, Field(gt=0, le=1)]
 class Rates(Section):
     """Rates of a machine; what is not given is assumed."""
 
-    matmul_efficiency: Efficiency = 0.72
-    """Share of the card's peak that matrix products reach, as H/14's on an H200 (gpu_step.md)."""
-    memory_efficiency: Efficiency = 0.72
-    """Share of the card's memory bandwidth that other kernels reach, from the same run."""
-    launch_s: NonNegativeFloat = 5e-5
-    """Seconds in which the host issues one kernel, autograd and fully_shard included."""
+    matmul_efficiency: Efficiency = 0.69
+    """Share of the card's peak that matrix products reach: of H/14's step in a profile on an H200
+    (gpu_step.md), as the next one."""
+    memory_efficiency: Efficiency = 0.7
+    """Share of the card's memory bandwidth that other kernels reach."""
+    launch_s: NonNegativeFloat = 4.5e-5
+    """Seconds in which the host issues one kernel, autograd included (host_time.md)."""
+    unit_s: NonNegativeFloat = 4e-4
+    """The same for a unit that fully_shard gathers and reduces."""
     activation_bytes_per_image: PositiveFloat | None = None
     """Peak of what forward and backward allocate; null counts it on the model."""
     reserve_bytes: NonNegativeFloat = 4e9

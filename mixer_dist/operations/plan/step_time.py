@@ -43,7 +43,7 @@ class Passes:
 def step_time(setup: Setup) -> StepTime:
     """Of a step of grad_accum_steps micro-batches on each GPU."""
     work, sizes = micro_batch(setup.config, setup.micro_batch_size), sizes_of(setup.config)
-    passes, is_bound_by_host = passes_of(work, setup)
+    passes, is_bound_by_host = passes_of(work, sizes, setup)
     communicate = zero_communication if setup.is_zero else torch_communication
     communication, exposed = communicate(setup, passes, sizes)
     return StepTime(
@@ -55,11 +55,12 @@ def step_time(setup: Setup) -> StepTime:
     )
 
 
-def passes_of(work: MicroBatch, setup: Setup) -> tuple[Passes, bool]:
+def passes_of(work: MicroBatch, sizes: Sizes, setup: Setup) -> tuple[Passes, bool]:
     """Forward and backward, and whether the host is slower in issuing them than the GPU."""
     parts = (work.forward, work.backward)
     on_gpu = [kernels_s(part, setup) for part in parts]
-    on_host = [part.total() * setup.rates.launch_s for part in parts]
+    of_units = setup.rates.unit_s * len(sizes.unit_elements) / len(parts)
+    on_host = [part.total() * setup.rates.launch_s + of_units for part in parts]
     return Passes(*map(max, on_gpu, on_host)), sum(on_host) > sum(on_gpu)
 
 
@@ -89,27 +90,29 @@ def torch_communication(setup: Setup, passes: Passes, sizes: Sizes) -> tuple[flo
     """Seconds of all communication, and of what is exposed.
 
     Weights of the next unit come under this one's forward; gradients leave under the backward of
-    the units before, in the last micro-batch only.
+    the units before, in the last micro-batch only. The first blocks and what is in no block have
+    nothing beside them, but for the stem, which is short.
     """
     gathers, reductions = _traffic(setup, sizes)
     gathering, reducing = sum(gathers), sum(reductions)
     again = gathering if setup.config.engine.reshard_after_forward else 0.0
-    forward = gathers[-1] + max(0.0, gathering - gathers[-1] - passes.forward)
+    first, last = sum(gathers[-2:]), sum(reductions[-2:])
+    forward = first + max(0.0, gathering - first - passes.forward)
     backward = max(0.0, again - passes.backward)
-    last = reductions[-1] + max(0.0, reducing + again - reductions[-1] - passes.backward)
+    reduced = last + max(0.0, reducing + again - last - passes.backward)
     num_before = setup.grad_accum_steps - 1
-    exposed = num_before * (forward + backward) + forward + last
+    exposed = num_before * (forward + backward) + forward + reduced
     return setup.grad_accum_steps * (gathering + again) + reducing, exposed
 
 
 def _traffic(setup: Setup, sizes: Sizes) -> tuple[list[float], list[float]]:
     """Seconds in which each unit's weights are gathered, and its gradients reduced."""
     copies, sharing = groups(setup.mesh, setup.card)
-    gathers = [gather_s(setup.compute_bytes * unit, sharing, setup) for unit in sizes.units]
+    gathers = [gather_s(setup.compute_bytes * n, sharing, setup) for n in sizes.unit_elements]
     reductions = [
-        gather_s(FP32_BYTES * unit, sharing, setup)
-        + all_reduce_s(FP32_BYTES * unit / sharing.num_ranks, copies, setup)
-        for unit in sizes.units
+        gather_s(FP32_BYTES * n, sharing, setup)
+        + all_reduce_s(FP32_BYTES * n / sharing.num_ranks, copies, setup)
+        for n in sizes.unit_elements
     ]
     return gathers, reductions
 
@@ -123,7 +126,9 @@ def zero_communication(setup: Setup, passes: Passes, sizes: Sizes) -> tuple[floa
     _, group = groups(setup.mesh, setup.card)
     whole, num_times = sizes.whole, setup.grad_accum_steps
     if setup.engine == "zero3":
-        gathers = [gather_s(setup.compute_bytes * unit, group, setup) for unit in sizes.modules]
+        gathers = [
+            gather_s(setup.compute_bytes * unit, group, setup) for unit in sizes.zero3_elements
+        ]
         reducing = gather_s(FP32_BYTES * whole, group, setup)
         hidden = min(sum(gathers) - gathers[-1], passes.forward)
         seconds = num_times * (sum(gathers) + reducing)
