@@ -11,6 +11,7 @@ Prints a Markdown table; ends with 1 where a quantity is off by more than 5%.
 import argparse
 import gc
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,7 @@ MODEL = {
 MICRO_BATCH_SIZE, NUM_MICRO_BATCHES = 8, 2
 BAR = 0.05
 TIMEOUT_S = 900.0
+REST_S = 0.2  # gloo's threads let go of what they reduced
 
 
 class Held(NamedTuple):
@@ -178,6 +180,7 @@ class Census:
 
     def _count_gradients(self) -> None:
         """All that came to what is there at rest, at moments when nothing else does."""
+        time.sleep(REST_S)
         known = self._at_rest.keys() | self._weights().keys()
         more = {key: size for key, size in self._live().items() if key not in known}
         self._extra.append(sum(size for size in more.values() if not is_bucket(size)))
