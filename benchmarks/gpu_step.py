@@ -1,11 +1,11 @@
 """python benchmarks/gpu_step.py: training steps on a GPU, ours beside timm's and bare products.
 
-H/14 in bf16 at 256 images and at the largest number that fits, under fully_shard and DeepSpeed at
-world size 1, beside timm's model, eager and compiled, and the blocks' matrix
-products alone. Steps are timed by the device's events, on drawn data; each contender is built,
-warmed up, timed and dropped, in one order and then in the reverse. Needs timm too.
+H/14 in bf16 at 256 images, and with --largest at the most that fit, under fully_shard and DeepSpeed
+at world size 1, beside timm's model, eager and compiled, and the blocks' matrix products alone.
+Steps are timed by the device's events, on drawn data; each contender is built, warmed up, timed and
+dropped, in one order and then in the reverse. Needs timm too.
 
-    python benchmarks/gpu_step.py
+    python benchmarks/gpu_step.py --largest
     python benchmarks/gpu_step.py --variant B/16
     python benchmarks/gpu_step.py --variant S/32 --batch 4 --steps 2 --precision fp32   # on a CPU
 

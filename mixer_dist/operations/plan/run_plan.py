@@ -134,7 +134,7 @@ def _rate_warnings(
             f"{planned.checkpoint_every_s:,.3g} s: raise checkpoint.every_steps"
         )
     if setup.config.engine.compile:
-        yield "engine.compile is planned as if it were off"
+        yield "engine.compile is planned as if it were off: compiled blocks keep twice the memory"
 
 
 def _smaller_shards(data: DataRates) -> str:
