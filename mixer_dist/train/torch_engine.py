@@ -197,9 +197,9 @@ def num_blocks_of_unit(num_elements: int) -> int:
 
 def norm_of(norm: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The norm of all ranks' values from each one's own, the same bits on every rank."""
-    norms = norm.new_empty(group.size())
-    dist.all_gather_into_tensor(norms, norm.unsqueeze(0), group=group)
-    whole: Tensor = torch.linalg.vector_norm(norms)
+    norms = [torch.empty_like(norm) for _ in range(group.size())]
+    dist.all_gather(norms, norm, group=group)
+    whole: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return whole
 
 

@@ -155,7 +155,7 @@ def test_a_spike_is_skipped_alike_under_every_engine_and_after_a_kill(
     assert codes == [-signal.SIGKILL] * world_size
     codes = endings(ranks, world_size, failure_cases.spiking, arguments, log, 14)
     assert codes == [0] * world_size
-    assert committed(run_dir) == [6, 12, 18, 24]
+    assert committed(run_dir)[-1] == STEPS
     assert losses(run_dir) == pytest.approx(losses(spiked), rel=1e-5)
 
 

@@ -91,7 +91,7 @@ def test_a_short_body_agrees_with_its_content_length(proxy, client):
 
 
 def test_a_stalled_body_stays_open_without_another_byte(proxy, client):
-    client.connection.timeout = 0.5
+    client.connection.timeout = 3
     proxy.fail(Fault("stall", after_bytes=FAR))
     body, error = received(client.get())
     assert isinstance(error, TimeoutError)

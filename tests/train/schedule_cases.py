@@ -1,14 +1,18 @@
 """What runs on each rank in test_checkpoint_schedule.py: runs whose store is slow or fails."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mixer_dist import cli, distributed
+from mixer_dist.checkpoint.layout import MANIFEST_NAME
 from mixer_dist.data.batch import Batch
 from mixer_dist.errors import DataError, StorageError
+from mixer_dist.run_dir import RunDir
 from mixer_dist.storage import Storage
 from mixer_dist.train.checkpoint_schedule import CheckpointSchedule
 
@@ -23,11 +27,16 @@ def pretrain(arguments: list[str]) -> int:
 def pretrain_with_a_slow_save(arguments: list[str], slow_step: int, done_step: int) -> int:
     """The pieces of one step are not written before training has done another one."""
     reached = threading.Event()
+    run_dir = RunDir(arguments[0].removeprefix("run_dir="))
+    manifest = Path(run_dir.checkpoint(slow_step)) / MANIFEST_NAME
 
     def step_done(self: CheckpointSchedule, batch: Batch, *, original: Any) -> None:
-        if batch.step + 1 == done_step:
+        is_done_step = batch.step + 1 == done_step
+        if is_done_step:
             reached.set()
         original(self, batch)
+        if is_done_step:
+            wait_for(manifest)
 
     def write_parts(self: Storage, url: str, parts: Any, *, original: Any) -> None:
         if f"step-{slow_step:08d}/pieces" in url and not reached.wait(STUCK_S):
@@ -51,6 +60,18 @@ def pretrain_with_a_failing_save(arguments: list[str], failing_step: int) -> int
 
     with pytest.MonkeyPatch.context() as patch:
         _wrap(patch, Storage, "write_parts", write_parts)
+        return pretrain_unhurriedly(arguments)
+
+
+def pretrain_unhurriedly(arguments: list[str]) -> int:
+    """With steps so long that each save is over before the next, on a busy machine too."""
+
+    def step_done(self: CheckpointSchedule, batch: Batch, *, original: Any) -> None:
+        time.sleep(0.1)
+        original(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        _wrap(patch, CheckpointSchedule, "step_done", step_done)
         return pretrain(arguments)
 
 
@@ -77,6 +98,14 @@ def pretrain_that_fails_during_a_save(arguments: list[str], failing_step: int) -
         _wrap(patch, CheckpointSchedule, "step_done", step_done)
         _wrap(patch, Storage, "write_parts", write_parts)
         return pretrain(arguments)
+
+
+def wait_for(manifest: Path) -> None:
+    """Until it is there, and a moment more, in which its save ends."""
+    give_up = time.monotonic() + STUCK_S
+    while not manifest.exists() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    time.sleep(0.5)
 
 
 def _wrap(patch: pytest.MonkeyPatch, owner: type, name: str, wrapper: Callable[..., None]) -> None:

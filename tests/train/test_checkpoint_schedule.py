@@ -76,5 +76,5 @@ def test_a_save_under_way_is_abandoned_after_the_grace_time(ranks, digits, run_d
     assert codes == [1, 1]
     assert committed(run_dir) == []
     assert not list(Path(run_dir.checkpoints).rglob("*.tmp"))
-    assert ranks.run(2, schedule_cases.pretrain, arguments) == [0, 0]
+    assert ranks.run(2, schedule_cases.pretrain_unhurriedly, arguments) == [0, 0]
     assert committed(run_dir) == [5, 10, 15, STEPS]
