@@ -28,8 +28,10 @@ def redacted(text: str) -> str:
     return _SIGNATURE.sub(r"\1=***", _PASSWORD.sub("***", text))
 
 
-OUT_OF_MEMORY_ON_CPU = ("can't allocate memory", "could not create a primitive")
-"""Of PyTorch, and of oneDNN that found no memory for the code of a kernel."""
+OUT_OF_MEMORY_ON_CPU = (
+    "can't allocate memory", "could not create a primitive", "can't start new thread",
+)  # fmt: skip
+"""Of PyTorch, of oneDNN that found no memory for a kernel's code, and of Python for a stack."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -49,7 +49,7 @@ def test_a_step_is_measured_on_all_ranks(ranks, config, tmp_path):
     assert found["flops_per_s"] == pytest.approx(flops, rel=0.05)
     assert found["activation_bytes_per_image"] >= found["saved_bytes_per_image"] > 0
     assert json.loads(trace.read_text())["traceEvents"]
-    assert len(found["notes"]) == 11
+    assert len(found["notes"]) == 12  # ten kernels, where the trace is, that a CPU gives no rates
     assert any("matrix product" in line for line in found["notes"])
 
 

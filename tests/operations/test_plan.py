@@ -278,8 +278,19 @@ def test_rates_that_are_none_are_refused(tmp_path, text, expected):
 
 def test_advice_fits_what_memory_does_not_suffice_for():
     assert "set engine.recompute=true" in warnings(8, "model.image_size=3360")
-    assert "take GPUs with more memory" in warnings(8, "model.image_size=8960")
-    assert "engine.name=fsdp" in warnings(8, "model.image_size=8960", engine="ddp")
+    assert "take more GPUs" in warnings(8, "model.image_size=8960")
+    large = (
+        "model.variant=null", "model.patch_size=14", "model.hidden_dim=8192",
+        "model.channels_mlp_dim=32768", "model.tokens_mlp_dim=640", "micro_batch_size=2",
+    )  # fmt: skip
+    for num_blocks, engine, mend in [
+        (8, "ddp", "fsdp"),
+        (40, "fsdp", "zero2"),
+        (80, "zero2", "zero3"),
+    ]:
+        size = f"model.num_blocks={num_blocks}"
+        assert f"set engine.name={mend}" in warnings(64, *large, size, engine=engine)
+        assert "does not fit" not in warnings(64, *large, size, engine=mend)
 
 
 def test_memory_is_what_a_rank_really_holds(ranks):

@@ -35,6 +35,8 @@ def measure_step(config: RunConfig, num_steps: int, trace: str | None = None) ->
     mine = median(seconds_of(step, num_steps))
     seconds = max(distributed.gather(mine))
     notes = _profile(step, trace) if trace else []
+    if card_here() is None:
+        notes.append("no rates for plan --calibrate: those are of a card that plan knows")
     figures = tuple(_figures(config, seconds, micro_batch(config, size), size))
     bare = time_matmuls(config, size)
     return Measured(

@@ -8,7 +8,8 @@ from mixer_dist.operations.plan.setup import FP32_BYTES, Setup
 from mixer_dist.train.description import STATE_BYTES
 from mixer_dist.train.micro_batch import LEAST
 
-BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's reduce_bucket_size, whatever the model
+# DeepSpeed's own, whatever the model: reduce_bucket_size, stage3_max_live_parameters.
+BUCKET_ELEMENTS, MAX_LIVE_ELEMENTS = 500_000_000, 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def _zero_copies(setup: Setup, kept: int) -> tuple[int, int, int]:
     """The same under DeepSpeed: its own copies, and a bucket whose size does not follow ours."""
     sizes, width = sizes_of(setup.config), setup.compute_bytes
     if setup.engine == "zero3":
-        return width * (kept + sizes.whole), FP32_BYTES * kept, FP32_BYTES * BUCKET_ELEMENTS
+        gathered = min(sizes.whole, MAX_LIVE_ELEMENTS)
+        return width * (kept + gathered), FP32_BYTES * kept, FP32_BYTES * BUCKET_ELEMENTS
     weights = width * sizes.whole
     if setup.engine == "zero1" and width < FP32_BYTES:  # its BF16_Optimizer keeps both kinds
         flattened = FP32_BYTES * min(sizes.whole, BUCKET_ELEMENTS)

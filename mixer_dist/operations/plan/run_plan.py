@@ -8,10 +8,19 @@ from mixer_dist.operations.plan.data_rates import DataRates, Samples, data_rates
 from mixer_dist.operations.plan.memory import RankMemory, largest_micro_batch, rank_memory
 from mixer_dist.operations.plan.micro_batch import image_flops
 from mixer_dist.operations.plan.schedule import Schedule, schedule
-from mixer_dist.operations.plan.setup import Setup
+from mixer_dist.operations.plan.setup import Setup, set_up
 from mixer_dist.operations.plan.step_time import StepTime, peak_flops, step_time
 
-SHARDED = ("fsdp", "zero3")
+MENDS: tuple[dict[str, str | bool], ...] = (
+    {"recompute": True},
+    {"name": "fsdp"},
+    {"name": "fsdp", "recompute": True},
+    {"name": "fsdp", "reshard_after_forward": True},
+    {"name": "zero2"},
+    {"name": "zero3"},
+    {"name": "zero3", "recompute": True},
+)
+"""What may take less memory; the first that suffices is advised."""
 RESIZED_BYTES = 40_000  # assumed: more than most JPEGs of 256 px take
 EXPOSED = 0.25  # share of a step that communication may hold up without one
 
@@ -82,19 +91,27 @@ def _memory_warnings(setup: Setup, memory: RankMemory, largest: int) -> Iterator
     if memory.total <= available:
         return
     needs = f"needs {memory.total / 1e9:,.1f} GB of a GPU's {available / 1e9:,.1f} GB"
-    yield f"does not fit: {needs}; {_mend_of_memory(setup, memory, largest)}"
+    yield f"does not fit: {needs}; {_mend_of_memory(setup, largest)}"
 
 
-def _mend_of_memory(setup: Setup, memory: RankMemory, largest: int) -> str:
-    """Smaller micro-batches, else what makes room for the least."""
+def _mend_of_memory(setup: Setup, largest: int) -> str:
+    """Smaller micro-batches, else the first change of the engine that makes room for the least."""
     if largest:
         return f"set micro_batch_size={largest}"
-    is_state_too_large = memory.state.total + memory.reserve > setup.card.memory_bytes
-    if setup.engine not in SHARDED and (is_state_too_large or setup.config.engine.recompute):
-        return "shard the state: engine.name=fsdp"
-    if is_state_too_large or setup.config.engine.recompute:
-        return "take GPUs with more memory, or a smaller model or image_size"
-    return "set engine.recompute=true"
+    for changes in MENDS:
+        engine = setup.config.engine.model_copy(update=changes)
+        config = setup.config.model_copy(update={"engine": engine})
+        changed = set_up(config, setup.num_gpus, setup.card, setup.rates)
+        if largest_micro_batch(changed, rank_memory(changed)):
+            return "set " + " ".join(
+                f"engine.{key}={in_yaml(value)}" for key, value in changes.items()
+            )
+    return "take more GPUs, or such with more memory, or a smaller model or image_size"
+
+
+def in_yaml(value: str | bool) -> str:
+    """A value as it is set on the command line."""
+    return str(value).lower()
 
 
 def _batch_warnings(setup: Setup) -> Iterator[str]:
@@ -127,7 +144,8 @@ def _rate_warnings(
             "better)"
         )
     if step.is_bound_by_host:
-        yield "GPUs wait for the host to issue kernels: take fewer GPUs or larger micro-batches"
+        fewer = "fewer GPUs or " if setup.num_gpus > 1 else ""
+        yield f"GPUs wait for the host to issue kernels: take {fewer}larger micro-batches"
     if planned.checkpoint_s > planned.checkpoint_every_s:
         yield (
             f"a checkpoint takes {planned.checkpoint_s:,.3g} s to write, one is due every "
