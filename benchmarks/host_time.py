@@ -63,7 +63,8 @@ def shallow_config(precision: str) -> RunConfig:
 
 def compare(config: RunConfig, num_steps: int) -> None:
     """Print a row for each way to cut the blocks into units, and what follows from them."""
-    engines, batch = engines_by_unit(config), drawn_batch(config).to(distributed.device())
+    engines, num_units = engines_by_unit(config)
+    batch = drawn_batch(config).to(distributed.device())
     for engine in engines.values():
         step_ms(engine, batch, WARM_UP_STEPS)
     turns = [
@@ -74,40 +75,36 @@ def compare(config: RunConfig, num_steps: int) -> None:
     for size in engines:
         low, medians[size], high = statistics.quantiles(chain(*(t[size] for t in turns)), n=4)
         print(
-            f"| {config.engine.precision} | {size} | {num_units(size)} | {medians[size]:.1f} "
+            f"| {config.engine.precision} | {size} | {num_units[size]} | {medians[size]:.1f} "
             f"| {low:.1f}–{high:.1f} |",
             flush=True,
         )
-    print_rates(config, medians)
+    print_rates(config, medians, num_units)
 
 
-def print_rates(config: RunConfig, medians: dict[int, float]) -> None:
+def print_rates(config: RunConfig, medians: dict[int, float], num_units: dict[int, int]) -> None:
     """What a unit costs, and each kernel beside."""
     one, several = BLOCKS_OF_UNIT
-    unit_ms = (medians[one] - medians[several]) / (num_units(one) - num_units(several))
+    unit_ms = (medians[one] - medians[several]) / (num_units[one] - num_units[several])
     work = micro_batch(config, config.global_batch_size)
     num_kernels = work.forward.total() + work.backward.total()
-    kernel_ms = (medians[several] - num_units(several) * unit_ms) / num_kernels
+    kernel_ms = (medians[several] - num_units[several] * unit_ms) / num_kernels
     print(
         f"| {config.engine.precision} | | a unit: {1000 * unit_ms:.0f} µs "
         f"| each of {num_kernels} kernels: {1000 * kernel_ms:.0f} µs | |"
     )
 
 
-def num_units(size: int) -> int:
-    """Those of blocks, and what is in no block."""
-    return -(-NUM_BLOCKS // size) + 1
-
-
-def engines_by_unit(config: RunConfig) -> dict[int, Engine]:
-    """The same engine with small and with large units."""
-    engines = {}
+def engines_by_unit(config: RunConfig) -> tuple[dict[int, Engine], dict[int, int]]:
+    """The same engine with small and with large units, and how many units it has."""
+    engines, num_units = {}, {}
     for size in BLOCKS_OF_UNIT:
         model = build_model(config)
         of_block = sum(p.numel() for p in model.blocks[0].parameters())
         torch_engine.LEAST_UNIT_ELEMENTS = size * of_block
+        num_units[size] = len(torch_engine.units(model))
         engines[size] = build_engine(config, model)
-    return engines
+    return engines, num_units
 
 
 def step_ms(engine: Engine, batch: Batch, num_steps: int) -> list[float]:

@@ -54,7 +54,7 @@ class EngineConfig(Section):
     """Under fsdp and hsdp: free gathered weights between forward and backward, for memory."""
     compile: bool = False
     """Have PyTorch compile the model's blocks, in place of our own kernels: on an H200 slower and
-    twice the memory an image. The first step waits for it."""
+    twice the memory an image. The first step waits for it, and losses differ by rounding."""
     recompute: bool = False
     """Keep no more of a block for its gradients than what goes into it, and compute the block
     again: far less memory an image, a third more work."""

@@ -52,7 +52,7 @@ class Branch(NamedTuple):
 
 
 def is_faster(x: Tensor) -> bool:
-    """Whether this, and not `recomputed`, shall be used for x."""
+    """Whether this, and not `recomputed`, shall be used for x; without values, as on a GPU."""
     is_plain = x.dtype in DTYPES and not torch.compiler.is_compiling()
     return is_plain and (x.is_meta or (x.is_cuda and _has_triton()))
 
